@@ -1,0 +1,53 @@
+"""What a task is: problems, and a verifier for answers to them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+from mulligan.types import Demonstration, Problem, Verdict
+
+Split = Literal["train", "test"]
+
+
+class Task(ABC):
+    """A named set of problems, how a problem is put to a model, and the verifier.
+
+    A subclass takes its options as keyword arguments of ``__init__``; the recipe's
+    ``task_options`` are passed there. A task knows no model, engine or tokenizer.
+    """
+
+    name: ClassVar[str]
+    """Short name, as recipes and reports write it."""
+    reasons: ClassVar[tuple[str, ...]] = ("passed", "wrong", "no_answer")
+    """Every reason that ``verify`` may give, ``passed`` first."""
+    safe: ClassVar[bool] = False
+    """True only for verifiers that are bounded in time and memory by construction: they run in
+    process. All others run in worker processes that can be killed (``tasks/isolation.py``)."""
+
+    @abstractmethod
+    def problems(self, split: Split) -> Iterable[Problem]:
+        """Yield the problems of a split, always the same ones in the same order.
+
+        The splits are disjoint by problem id. The iterable may be endless for ``train``.
+        """
+
+    @abstractmethod
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        """Judge one answer. Deterministic; free of side effects that matter."""
+
+    def leaks(self, problem: Problem, reflection: str) -> bool:
+        """Whether a reflection contains a passing answer.
+
+        By default: whether the whole text, or one of its lines, passes.
+        """
+        lines = [line for line in reflection.splitlines() if line.strip()]
+        candidates = dict.fromkeys([reflection, *lines])
+        return any(self.verify(problem, text).passed for text in candidates)
+
+    def demonstrations(self, count: int, seed: int) -> Iterable[Demonstration]:
+        """Yield conversations for the supervised warm-up, from the training split only.
+
+        Tasks that offer none yield nothing; a recipe with a warm-up then says so and stops.
+        """
+        del count, seed
+        return ()

@@ -1,0 +1,220 @@
+"""The words of the project, in the order in which data flows.
+
+All records are frozen: nothing is overwritten on its way, and a reward is never turned into an
+advantage in place. Tensors elsewhere carry their shape in their name: ``G`` episodes of a group,
+``P`` prompt tokens, ``T`` tokens, ``B`` rows of a batch, ``R`` tokens of a completion, ``D``
+hidden size, ``V`` vocabulary.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+TokenIds = tuple[int, ...]
+"""Token ids as they were sampled or encoded; never decoded and encoded again."""
+
+Message = Mapping[str, Any]
+"""A chat message as transformers' chat templates take it: ``role`` and ``content``."""
+
+Status = Literal["passed", "failed", "unparseable", "error"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One instance of a task."""
+
+    id: str
+    """Hash of the content: equal problems have equal ids, on every machine."""
+    messages: tuple[Message, ...]
+    """What the model is asked, as chat messages."""
+    given: Mapping[str, Any]
+    """What the verifier needs, as plain JSON values."""
+    reference: str | None = None
+    """An answer that passes, where one is known."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Tool descriptions (JSON schema) for the chat template, for function calling."""
+
+    @classmethod
+    def create(
+        cls,
+        messages: Sequence[Message] | str,
+        given: Mapping[str, Any],
+        reference: str | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Self:
+        """Make a problem and its id; a plain string becomes one user message."""
+        if isinstance(messages, str):
+            messages = ({"role": "user", "content": messages},)
+        content = {"messages": list(messages), "given": given, "tools": list(tools)}
+        canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        digest = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return cls(digest, tuple(messages), given, reference, tuple(tools))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn."""
+
+    temperature: float
+    """0 is greedy; the method uses 0.9, for at 0 a retry repeats itself."""
+    max_tokens: int
+    """The longest completion, in tokens, its stop token included."""
+    seed: int = 0
+    """Row ``j`` of prompt ``i`` draws from a stream of its own, made of (seed, i, j)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine returns for one sample."""
+
+    token_ids: TokenIds
+    """Everything sampled, the stop token included where there is one."""
+    text: str
+    """The tokens decoded, without special tokens: for verifiers and people, never for training."""
+    finish_reason: FinishReason
+    """``stop``: the model ended its turn; ``length``: the limit cut it off."""
+    logprobs: tuple[float, ...] | None = None
+    """Log-probability of each token under the sampling distribution (temperature included)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier says of an answer."""
+
+    status: Status
+    """An answer that cannot be read is not wrong, and a verifier that broke has said nothing."""
+    reason: str
+    """One of the task's own short list; ``passed`` when it passed."""
+    detail: str = ""
+    """Free text for people, such as the error of a verifier; never shown to the model."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the answer is right."""
+        return self.status == "passed"
+
+    @classmethod
+    def right(cls) -> Self:
+        """The answer passes."""
+        return cls("passed", "passed")
+
+    @classmethod
+    def wrong(cls, reason: str = "wrong", detail: str = "") -> Self:
+        """The answer was understood and is wrong."""
+        return cls("failed", reason, detail)
+
+    @classmethod
+    def unparseable(cls, reason: str = "no_answer", detail: str = "") -> Self:
+        """No answer could be read."""
+        return cls("unparseable", reason, detail)
+
+    @classmethod
+    def error(cls, detail: str, reason: str = "verifier_error") -> Self:
+        """The verifier itself broke; the answer stays unjudged."""
+        return cls("error", reason, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A problem, the completion that answers it, the verdict."""
+
+    problem: Problem
+    prompt_ids: TokenIds
+    """The tokens the model was asked with."""
+    completion: Completion
+    verdict: Verdict
+    sample: int = 0
+    """Which of several attempts at the problem this is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A stored attempt that did not pass, with the model and settings it came from."""
+
+    id: str
+    """Hash of problem, sample and provenance: the same attempt is stored once."""
+    attempt: Attempt
+    model: str
+    """Name of the model that failed."""
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """Failure, reflection and retry."""
+
+    failure_id: str
+    sample: int
+    """Which of the group's G episodes this is."""
+    reflection: Completion
+    retry: Completion
+    verdict: Verdict
+    """The verifier's word on the retry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """G episodes of one failure; they stay together from rollout to loss."""
+
+    failure: Failure
+    prompt_ids: TokenIds
+    """The conversation up to the reflection request: the prompt that all G reflections share."""
+    episodes: tuple[Episode, ...]
+    rewards_G: tuple[float, ...]
+    advantages_G: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A conversation for supervised warm-up: an answer, or a failure mended by reflection."""
+
+    problem: Problem
+    attempt: str
+    """The first answer; a wrong one where a reflection follows."""
+    reflection: str | None = None
+    retry: str | None = None
+    """The second answer; present exactly where a reflection is."""
+    tags: tuple[str, ...] = field(default=())
+    """What kind of conversation this is, for people who look at the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A judged completion in an evaluation."""
+
+    text: str
+    verdict: Verdict
+    tokens: int
+    """Length of the completion in tokens."""
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One evaluated sample of one problem: the first try and, where it failed, every second try.
+
+    The second tries are ``None`` when the first try passed: nothing was left to mend.
+    """
+
+    problem_id: str
+    sample: int
+    when: Literal["before", "after"]
+    """Before or after training."""
+    question: str
+    """The problem as a person reads it."""
+    first_try: Answer
+    reflection: Answer | None = None
+    """The reflection; its verdict says whether it holds a passing answer (a leak)."""
+    after_reflection: Answer | None = None
+    after_nothing: Answer | None = None
+    """Control: asked again with no reflection in between."""
+    after_other_reflection: Answer | None = None
+    """Control: asked again after a reflection on another problem."""
+
+    @property
+    def id(self) -> str:
+        """Unique within a run."""
+        return f"{self.when}-{self.problem_id}-{self.sample}"
