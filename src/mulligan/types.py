@@ -206,8 +206,10 @@ class Trial:
     question: str
     """The problem as a person reads it."""
     first_try: Answer
-    reflection: Answer | None = None
-    """The reflection; its verdict says whether it holds a passing answer (a leak)."""
+    reflection: str | None = None
+    reflection_tokens: int = 0
+    leaked: bool | None = None
+    """Whether the reflection contains a passing answer."""
     after_reflection: Answer | None = None
     after_nothing: Answer | None = None
     """Control: asked again with no reflection in between."""
