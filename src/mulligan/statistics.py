@@ -82,7 +82,7 @@ def paired_bootstrap(
         shapes = f"{first.shape}, {second.shape} and {labels.shape}"
         raise ValueError(f"paired columns need one equal length above zero, got {shapes}")
     _, index = np.unique(labels, return_inverse=True)
-    sums = np.bincount(index, weights=second - first)
+    sums = np.bincount(index, weights=second - first).astype(np.float64)
     counts = np.bincount(index).astype(np.float64)
     means = _resampled_means(sums, counts, resamples, seed)
     tail = (1 - level) / 2

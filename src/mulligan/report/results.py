@@ -1,0 +1,266 @@
+"""What an evaluation says in numbers: the four columns, their differences, the controls.
+
+Everything is computed from ``evaluation/before.jsonl`` and ``evaluation/after.jsonl`` of a run. A
+second try counts as passed where the first try passed, or where that second answer did. A row
+whose verifier broke is left out of its column and counted apart.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from mulligan.report.trials import (
+    COLUMNS,
+    CONTROLS,
+    WHENS,
+    Column,
+    Trials,
+    When,
+    answer_in,
+    judged,
+)
+from mulligan.statistics import Interval, paired_bootstrap, wilson
+from mulligan.types import Status, Trial
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Rows that passed in one column, with the Wilson interval of their share."""
+
+    column: Column
+    when: When
+    passed: int
+    n: int
+    low: float
+    high: float
+
+    @property
+    def rate(self) -> float:
+        """Share that passed."""
+        return self.passed / self.n
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """After minus before, as a fraction, with its paired bootstrap interval."""
+
+    column: str
+    """A column of the table, or ``reflection_gain``: after reflection minus first try."""
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class ControlDifference:
+    """After reflection minus a control at one time, as a fraction, with its interval."""
+
+    when: When
+    control: Column
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeakRate:
+    """How many reflections contain a passing answer, with the Wilson interval of their share."""
+
+    when: When
+    leaked: int
+    n: int
+    low: float
+    high: float
+
+    @property
+    def rate(self) -> float:
+        """Share of the reflections."""
+        return self.leaked / self.n
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonCount:
+    """How often the verifier gave a reason for the answers given in a column."""
+
+    when: When
+    column: Column
+    status: Status
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long the texts of one kind are."""
+
+    when: When
+    text: str
+    """A column of the table, or ``reflection``."""
+    mean_tokens: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What was evaluated: with several samples a problem there are more rows than problems."""
+
+    when: When
+    problems: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Everything an evaluation says in numbers."""
+
+    cells: tuple[Cell, ...]
+    differences: tuple[Difference, ...]
+    """Empty until there is an evaluation after training."""
+    controls: tuple[ControlDifference, ...]
+    leak_rates: tuple[LeakRate, ...]
+    reasons: tuple[ReasonCount, ...]
+    lengths: tuple[Length, ...]
+    sizes: tuple[Size, ...]
+
+    def cell(self, column: str, when: str) -> Cell | None:
+        """Return one cell, or None where that column was not evaluated."""
+        return next((c for c in self.cells if (c.column, c.when) == (column, when)), None)
+
+    def difference(self, column: str) -> Difference | None:
+        """Return the difference of one column, or None where it could not be computed."""
+        return next((d for d in self.differences if d.column == column), None)
+
+    def size(self, when: str) -> Size | None:
+        """Return what was evaluated at one time, or None where nothing was."""
+        return next((size for size in self.sizes if size.when == when), None)
+
+    def count(self, column: str, when: str, status: Status) -> int:
+        """Return how many answers of a column have a status."""
+        wanted = (column, when, status)
+        return sum(r.count for r in self.reasons if (r.column, r.when, r.status) == wanted)
+
+    def unjudged(self, column: str, when: str) -> int:
+        """Return how many answers of a column the verifier could not judge."""
+        return self.count(column, when, "error")
+
+
+def compute(trials: Trials) -> Table:
+    """Compute the table from the trials of a run."""
+    whens = [when for when in WHENS if trials[when]]
+    return Table(
+        cells=_present(_cell(trials[when], column, when) for when in whens for column in COLUMNS),
+        differences=_present(_differences(trials)),
+        controls=_present(
+            _control_difference(trials[when], control, when)
+            for when in whens
+            for control in CONTROLS
+        ),
+        leak_rates=_present(_leak_rate(trials[when], when) for when in whens),
+        reasons=tuple(row for when in whens for row in _reasons(trials[when], when)),
+        lengths=_present(row for when in whens for row in _lengths(trials[when], when)),
+        sizes=tuple(
+            Size(when, len({trial.problem_id for trial in trials[when]}), len(trials[when]))
+            for when in whens
+        ),
+    )
+
+
+def _present(rows: Iterable[_Row | None]) -> tuple[_Row, ...]:
+    return tuple(row for row in rows if row is not None)
+
+
+def _cell(trials: Sequence[Trial], column: Column, when: When) -> Cell | None:
+    verdicts = [known for trial in trials if (known := judged(trial, column)) is not None]
+    if not _was_asked(trials, column) or not verdicts:
+        return None
+    passed, n = sum(verdicts), len(verdicts)
+    interval = wilson(passed, n)
+    return Cell(column, when, passed, n, interval.low, interval.high)
+
+
+def _was_asked(trials: Sequence[Trial], column: Column) -> bool:
+    """Whether a column was evaluated at all: a control may be switched off."""
+    failed = [trial for trial in trials if judged(trial, "first_try") is False]
+    return not failed or any(answer_in(trial, column) for trial in failed)
+
+
+def _differences(trials: Trials) -> Iterator[Difference]:
+    """Yield after minus before for every column that both evaluations have."""
+    after = {(trial.problem_id, trial.sample): trial for trial in trials["after"]}
+    pairs = [
+        (trial, after[key])
+        for trial in trials["before"]
+        if (key := (trial.problem_id, trial.sample)) in after
+    ]
+    for name, score in _SCORES.items():
+        interval = _paired_interval((b.problem_id, score(b), score(a)) for b, a in pairs)
+        if interval is not None:
+            yield Difference(name, interval.value, interval.low, interval.high)
+
+
+def _control_difference(
+    trials: Sequence[Trial], control: Column, when: When
+) -> ControlDifference | None:
+    if not (_was_asked(trials, control) and _was_asked(trials, "after_reflection")):
+        return None
+    interval = _paired_interval(
+        (trial.problem_id, judged(trial, control), judged(trial, "after_reflection"))
+        for trial in trials
+    )
+    if interval is None:
+        return None
+    return ControlDifference(when, control, interval.value, interval.low, interval.high)
+
+
+def _paired_interval(
+    rows: Iterable[tuple[str, float | None, float | None]],
+) -> Interval | None:
+    """Bootstrap rows of (problem, first, second) that are known on both sides."""
+    known = [row for row in rows if row[1] is not None and row[2] is not None]
+    if not known:
+        return None
+    problems, first, second = zip(*known, strict=True)
+    return paired_bootstrap(first, second, problems)
+
+
+def _reflection_gain(trial: Trial) -> float | None:
+    first, second = judged(trial, "first_try"), judged(trial, "after_reflection")
+    return None if first is None or second is None else float(second) - float(first)
+
+
+_SCORES: dict[str, Callable[[Trial], float | None]] = {
+    **{column: partial(judged, column=column) for column in COLUMNS},
+    "reflection_gain": _reflection_gain,
+}
+
+
+def _leak_rate(trials: Sequence[Trial], when: When) -> LeakRate | None:
+    checked = [trial.leaked for trial in trials if trial.leaked is not None]
+    if not checked:
+        return None
+    interval = wilson(sum(checked), len(checked))
+    return LeakRate(when, sum(checked), len(checked), interval.low, interval.high)
+
+
+def _reasons(trials: Sequence[Trial], when: When) -> Iterator[ReasonCount]:
+    """Yield how often each reason was given, the most frequent first within a column."""
+    for column in COLUMNS:
+        verdicts = [answer.verdict for trial in trials if (answer := answer_in(trial, column))]
+        counts = Counter((verdict.status, verdict.reason) for verdict in verdicts)
+        for (status, reason), count in sorted(counts.items(), key=lambda row: (-row[1], row[0])):
+            yield ReasonCount(when, column, status, reason, count)
+
+
+def _lengths(trials: Sequence[Trial], when: When) -> Iterator[Length]:
+    reflected = [trial.reflection_tokens for trial in trials if trial.reflection is not None]
+    texts: dict[str, list[int]] = {"first_try": [], "reflection": reflected}
+    for column in COLUMNS:
+        answers = [answer for trial in trials if (answer := answer_in(trial, column))]
+        texts[column] = [answer.tokens for answer in answers]
+    for name, tokens in texts.items():
+        if tokens:
+            yield Length(when, name, sum(tokens) / len(tokens), len(tokens))
