@@ -1,12 +1,25 @@
 """What a task is: problems, and a verifier for answers to them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from mulligan.types import Demonstration, Problem, Verdict
 
 Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSource:
+    """Where a task came from: enough for a worker process to load it again."""
+
+    spec: str
+    """As the recipe writes it: a name, a file, ``reasoning_gym:NAME``."""
+    options: Mapping[str, Any]
+    """The task's options, as plain JSON values."""
+    folder: str
+    """The working folder against which relative paths were read."""
 
 
 class Task(ABC):
@@ -23,6 +36,9 @@ class Task(ABC):
     safe: ClassVar[bool] = False
     """True only for verifiers that are bounded in time and memory by construction: they run in
     process. All others run in worker processes that can be killed (``tasks/isolation.py``)."""
+
+    source: TaskSource | None = None
+    """Set by ``load_task``; a task made by hand has none, and can only be verified in process."""
 
     @abstractmethod
     def problems(self, split: Split) -> Iterable[Problem]:
