@@ -117,8 +117,12 @@ def inside(folder: Path, name: str) -> Path:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, doing: str = "write") -> Iterator[None]:
     """Turn the operating system's refusals inside the block into errors that name a remedy.
+
+    Args:
+        path: what the user is told could not be read or written.
+        doing: the verb for it.
 
     Raises:
         MulliganError: from any ``OSError``, also one that safetensors wraps in an error of its own.
@@ -132,7 +136,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if number is None:
             raise
         remedy = _REMEDIES.get(number, f"{os.strerror(number)}. Mend that, then try again.")
-        raise MulliganError(f"Cannot write {path}: {remedy}") from error
+        raise MulliganError(f"Cannot {doing} {path}: {remedy}") from error
 
 
 def _error_number(error: Exception) -> int | None:

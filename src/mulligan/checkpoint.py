@@ -8,6 +8,7 @@ SHA-256 of every file. Nothing in it is a pickle, and one that holds a pickle is
 import hashlib
 import json
 import logging
+import operator
 import random
 import re
 from collections.abc import Callable, Mapping
@@ -123,7 +124,7 @@ class Checkpoints:
         write_atomically(self.folder / _BEST, json.dumps({"step": step}) + "\n")
 
     def best(self) -> Path | None:
-        """Return the checkpoint marked as the best; None where none is marked.
+        """Return the checkpoint marked as the best; None where none is marked, or it is gone.
 
         Raises:
             MulliganError: the mark cannot be read.
@@ -132,12 +133,12 @@ class Checkpoints:
         if not mark.is_file():
             return None
         try:
-            step = json.loads(mark.read_bytes())["step"]
-            return self.path(int(step))
-        except (ValueError, KeyError, TypeError) as error:
+            path = self.path(operator.index(json.loads(mark.read_bytes())["step"]))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise MulliganError(
                 f'{mark} is not of the form {{"step": N}}. Remove it, or mend it.'
             ) from error
+        return path if path.is_dir() else None
 
     def steps(self) -> list[int]:
         """Return the steps of which there is a checkpoint, whole or damaged, in order."""
@@ -213,7 +214,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         whole = isinstance(manifest["info"], dict) and all(
             {"size", "sha256"} <= set(entry) for entry in manifest["files"].values()
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedCheckpointError(
             f"Checkpoint {path} is damaged: its {MANIFEST} is missing or cannot be read."
         ) from error
@@ -314,7 +315,15 @@ def load_training_state(
         scheduler.load_state_dict(numbers["scheduler"])
         _restore_random(tensors, numbers)
         return TrainingState(numbers["step"], numbers["extra"])
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise MulliganError(
             f"Checkpoint {folder} does not fit this model and its settings: {error}. Resume with "
             "the recipe that it was made with."

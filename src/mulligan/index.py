@@ -27,7 +27,7 @@ def hash_key(key: str) -> int:
 
     Two of a million ids collide with a probability of 3e-8 (n² / 2⁶⁵).
     """
-    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = blake2b(key.encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mulligan.atomic import disk_errors
+from mulligan.atomic import disk_errors, remove_leftovers
 from mulligan.errors import MulliganError
 
 NAME = ".lock"
@@ -19,6 +19,8 @@ _held: set[int] = set()
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Hold a run folder while the block runs; the folder is made where it is missing.
+
+    What killed processes left unfinished directly in it is removed first.
 
     The operating system keeps the lock (``flock``) and drops it when the process dies, however
     it dies: a dead process never blocks its successor.
@@ -32,6 +34,7 @@ def hold(folder: Path) -> Iterator[None]:
     _held.add(descriptor)
     try:
         _take(descriptor, folder)
+        remove_leftovers(folder)
         try:
             yield
         finally:

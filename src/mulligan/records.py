@@ -9,6 +9,7 @@ once, and cut off before the next record is written. Opening changes nothing on 
 a run can be read while it is being written.
 """
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -31,8 +32,17 @@ log = logging.getLogger("mulligan")
 
 
 def encode(record: Any) -> bytes:
-    """Return a record's whole line: strict JSON, the schema version first, a newline last."""
-    body = pydantic_core.to_json(record, inf_nan_mode="strings")
+    """Return a record's whole line: strict JSON, the schema version first, a newline last.
+
+    Text that is not Unicode (half a surrogate pair, as a broken server may send) gets a question
+    mark in its place.
+    """
+    try:
+        body = pydantic_core.to_json(record, inf_nan_mode="strings")
+    except pydantic_core.PydanticSerializationError:
+        text = json.dumps(pydantic_core.to_jsonable_python(record), ensure_ascii=False)
+        mended = pydantic_core.from_json(text.encode("utf-8", "replace"))
+        body = pydantic_core.to_json(mended, inf_nan_mode="strings")
     return b'{"schema":%d,%b\n' % (SCHEMA, body[1:])
 
 
@@ -133,14 +143,14 @@ class RecordLog(Generic[R]):
         return self._index.span(len(self) - 1)[1] if len(self) else 0
 
     def _open(self) -> None:
-        if not self.path.exists():
-            self._index.clear()
-            return
-        with disk_errors(self.path):
+        with disk_errors(self.path, "read"):
+            if not self.path.exists():
+                self._index.clear()
+                return
             self._reader = os.open(self.path, os.O_RDONLY)
-        if not self._index_fits():
-            self._index.clear()
-        self._scan()
+            if not self._index_fits():
+                self._index.clear()
+            self._scan()
 
     def _index_fits(self) -> bool:
         """Whether the kept index belongs to this file: a few of its lines are looked up."""
