@@ -26,6 +26,8 @@ def make_run(folder: Path, problems: int = 400, samples: int = 1, seed: int = 0)
     (folder / "config.yaml").write_text(yaml.safe_dump(SETTINGS, sort_keys=False))
     write_lines(folder / "metrics.jsonl", metrics(60, seed))
     write_lines(folder / "warmup.jsonl", warmup(57, seed))
+    write_lines(folder / "timings.jsonl", timings(60))
+    write_lines(folder / "failures.jsonl", [{"id": str(number)} for number in range(612)])
     for when in ("before", "after"):
         write_trials(folder, make_trials(when, problems, samples, seed))
     return folder
@@ -85,13 +87,19 @@ def metrics(steps: int, seed: int) -> list[dict[str, float]]:
             "dead_groups": 2,
             "loss": 0.01 * random.standard_normal(),
             "kl": 0.002 * step / steps,
-            "grad_norm": 0.6 + 0.1 * random.standard_normal(),
+            "gradient_norm": 0.6 + 0.1 * random.standard_normal(),
             "learning_rate": 2e-5,
             "logprob_mismatch": 0.01,
             "truncated": 0.02,
+            "unjudged": int(step == 7),
+            "skipped": step == 9,
         }
         for step in range(1, steps + 1)
     ]
+
+
+def timings(steps: int) -> list[dict[str, float]]:
+    return [{"step": step, "rollout": 6.5, "update": 4.25} for step in range(1, steps + 1)]
 
 
 def warmup(steps: int, seed: int) -> list[dict[str, float]]:
@@ -124,5 +132,5 @@ SETTINGS = {
     "collect": {"problems": 1000, "attempts": 1},
     "train": {"steps": 60, "failures": 8, "group_size": 8, "learning_rate": 2e-5, "kl_beta": 0.0},
     "evaluate": {"problems": 400, "samples": 1, "controls": True},
-    "versions": {"mulligan": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
+    "made_with": {"format": 1, "mulligan": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
 }

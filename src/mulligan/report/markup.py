@@ -31,7 +31,7 @@ def visible(text: str) -> str:
     return "".join(map(_visible_character, text.replace("\r\n", "\n")))
 
 
-def element(name: str, *children: str, **attributes: str) -> Html:
+def element(name: str, /, *children: str, **attributes: str) -> Html:
     """Return an HTML element; children that are not ``Html`` are made visible and escaped.
 
     A trailing underscore of an attribute's name is dropped and others become hyphens: ``class_``,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mulligan.records import RecordLog
+from mulligan.run_folder import RunFolder
 from mulligan.types import Answer, Trial
 
 When = Literal["before", "after"]
@@ -34,7 +35,7 @@ def read_trials(run: Path) -> Trials:
     Raises:
         MulliganError: a line is not a trial, or a trial occurs twice.
     """
-    return {when: _read(run / "evaluation" / f"{when}.jsonl") for when in WHENS}
+    return {when: _read(RunFolder(run).evaluation(when)) for when in WHENS}
 
 
 def answer_in(trial: Trial, column: Column) -> Answer | None:

@@ -1,0 +1,108 @@
+"""Real episodes side by side: the same problems before and after training."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mulligan.randomness import derive_seed
+from mulligan.report.figures import reason_name
+from mulligan.report.markup import Html, element, together
+from mulligan.report.trials import CONTROLS, TITLES, WHENS, Trials, judged
+from mulligan.types import Answer, Trial
+
+SHOWN = 8
+LONGEST = 2000
+"""Characters of one text that are shown; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which episodes are shown, and out of how many."""
+
+    pairs: tuple[tuple[Trial, ...], ...]
+    """For each problem and sample its trials, in the order of time."""
+    eligible: int
+
+
+def choose(trials: Trials, seed: int, count: int = SHOWN) -> Choice:
+    """Draw episodes by seed from the problems whose first try failed every time.
+
+    Only those have a reflection to show each time. Whether the retry passed plays no part, so
+    failures appear as often as they happen.
+    """
+    columns = [
+        {(t.problem_id, t.sample): t for t in trials[when]} for when in WHENS if trials[when]
+    ]
+    shared = set.intersection(*map(set, columns)) if columns else set()
+    pairs = {key: tuple(column[key] for column in columns) for key in shared}
+    eligible = [key for key, pair in pairs.items() if all(map(_reflected, pair))]
+    drawn = sorted(eligible, key=lambda key: derive_seed(seed, "report", *key))[:count]
+    return Choice(tuple(pairs[key] for key in drawn), len(eligible))
+
+
+def render(choice: Choice) -> Html:
+    """Return the chosen episodes as markup, each problem with its columns side by side."""
+    return together(*(_episode(number, pair) for number, pair in enumerate(choice.pairs, 1)))
+
+
+def _reflected(trial: Trial) -> bool:
+    return judged(trial, "first_try") is False and trial.reflection is not None
+
+
+def _episode(number: int, pair: Sequence[Trial]) -> Html:
+    return element(
+        "article",
+        element("h3", f"Problem {number}"),
+        _text(pair[0].question, "question"),
+        element("div", *map(_side, pair), class_="sides"),
+        class_="episode",
+    )
+
+
+def _side(trial: Trial) -> Html:
+    return element(
+        "section",
+        element("h4", f"{trial.when.capitalize()} training"),
+        _turn("First try", trial.first_try),
+        _reflection(trial),
+        _turn("Retry", trial.after_reflection),
+        _controls(trial),
+        class_=f"side {trial.when}",
+    )
+
+
+def _reflection(trial: Trial) -> Html:
+    leak = element("span", "contains a passing answer", class_="badge leak")
+    label = element("h5", "Reflection ", leak if trial.leaked else "")
+    return element("div", label, _text(trial.reflection or "", "reflection"), class_="turn")
+
+
+def _turn(title: str, answer: Answer | None) -> Html:
+    if answer is None:
+        return Html()
+    label = element("h5", f"{title} ", _badge(answer))
+    return element("div", label, _text(answer.text, "answer"), class_="turn")
+
+
+def _controls(trial: Trial) -> Html:
+    answers = [(TITLES[column], getattr(trial, column)) for column in CONTROLS]
+    turns = [_turn(title, answer) for title, answer in answers if answer is not None]
+    return element("details", element("summary", "Controls"), *turns) if turns else Html()
+
+
+def _badge(answer: Answer) -> Html:
+    return element("span", *_verdict(answer), class_=f"badge {answer.verdict.status}")
+
+
+def _verdict(answer: Answer) -> Iterator[str]:
+    yield reason_name(answer.verdict.reason)
+    if answer.finish_reason == "length":
+        yield ", cut off"
+
+
+def _text(text: str, kind: str) -> Html:
+    """Return what someone wrote, as it is: never read as markup, never longer than a page."""
+    if not text.strip():
+        return element("p", "(nothing)" if not text else "(blank)", class_=f"said {kind} empty")
+    rest = len(text) - LONGEST
+    more = element("span", f" … {rest:,} more characters", class_="note") if rest > 0 else ""
+    return element("pre", text[:LONGEST], more, class_=f"said {kind}", dir="auto")

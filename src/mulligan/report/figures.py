@@ -1,0 +1,275 @@
+"""Figures as inline SVG: small, all of one width, in the page's own colours and fonts.
+
+Colours are drawn as placeholders and replaced by the page's CSS variables, so that one figure
+serves a light page and a dark one. The same numbers give the same bytes.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from mulligan.report.markup import Html, element, visible
+from mulligan.report.results import ReasonCount, Table
+from mulligan.report.trials import COLUMNS, TITLES, WHENS
+
+WIDTH = 4.4
+"""Inches of every figure: near its size on the page, so that text keeps its size on a phone."""
+
+COLOURS = {
+    "ink": "#a1b2c0",
+    "faint": "#a1b2c1",
+    "before": "#a1b2c2",
+    "after": "#a1b2c3",
+    "passed": "#a1b2c4",
+    "unparseable": "#a1b2c5",
+    "error": "#a1b2c6",
+    "wrong-1": "#a1b2c7",
+    "wrong-2": "#a1b2c8",
+    "wrong-3": "#a1b2c9",
+    "wrong-4": "#a1b2ca",
+}
+"""Placeholders for the page's colours, as ``page.css`` defines them."""
+
+_WRONGS = [name for name in COLOURS if name.startswith("wrong")]
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mulligan",
+    "text.parse_math": False,
+    "font.size": 9,
+    "text.color": COLOURS["ink"],
+    "axes.labelcolor": COLOURS["ink"],
+    "axes.edgecolor": COLOURS["faint"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": COLOURS["faint"],
+    "ytick.color": COLOURS["faint"],
+    "xtick.labelcolor": COLOURS["ink"],
+    "ytick.labelcolor": COLOURS["ink"],
+    "hatch.linewidth": 0.6,
+    "hatch.color": COLOURS["ink"],
+}
+_STYLED = style.context(["default", _STYLE])
+"""Decorates what draws, so that neither the user's own style nor ours leaks into the other."""
+
+_SMALLEST_LABELLED_SHARE = 0.07
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What one small chart over training steps shows."""
+
+    key: str
+    """Its name in a line of metrics."""
+    title: str
+    is_share: bool = False
+
+
+TRAINING_CURVES = (
+    Curve("reward", "Reward: share of retries that pass", is_share=True),
+    Curve("reflection_tokens", "Length of a reflection, in tokens"),
+    Curve("live_groups", "Groups with both passing and failing retries"),
+    Curve("kl", "Divergence from the model before training (KL)"),
+    Curve("gradient_norm", "Norm of the gradient, before clipping"),
+    Curve("logprob_mismatch", "Log-probability mismatch, engine against trainer"),
+)
+WARMUP_CURVE = Curve("loss", "Warm-up loss")
+
+
+@_STYLED
+def rates_figure(table: Table) -> Html:
+    """Draw every column's rate and interval, before and after training."""
+    columns = [name for name in COLUMNS if any(table.cell(name, when) for when in WHENS)]
+    figure, axes = _figure(height=0.52 * len(columns) + 0.75)
+    for row, column in enumerate(columns):
+        for when, offset in (("before", -0.14), ("after", 0.14)):
+            cell = table.cell(column, when)
+            if cell is not None:
+                place, colour = row + offset, COLOURS[when]
+                axes.plot([cell.low, cell.high], [place, place], color=colour, linewidth=2)
+                axes.plot(cell.rate, place, _MARKERS[when], color=colour, markersize=6.5)
+    axes.set_yticks(range(len(columns)), [TITLES[column] for column in columns])
+    axes.set_ylim(len(columns) - 0.5, -0.5)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color=COLOURS["faint"], alpha=0.35, linewidth=0.6)
+    handles = [
+        axes.plot([], [], _MARKERS[when], color=COLOURS[when], label=f"{when} training")[0]
+        for when in WHENS
+        if table.size(when)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    description = "; ".join(
+        f"{TITLES[cell.column]} {cell.when} training {cell.rate:.1%}" for cell in table.cells
+    )
+    return _drawn(figure, "Solved, with 95% intervals", description)
+
+
+_MARKERS = {"before": "o", "after": "D"}
+
+
+@_STYLED
+def reasons_figure(table: Table) -> Html:
+    """Draw the share of each of the verifier's reasons as stacked bars."""
+    bars = {
+        f"{name}, {when}": rows
+        for column, name in (("first_try", "First try"), ("after_reflection", "Retry"))
+        for when in WHENS
+        if (rows := [r for r in table.reasons if (r.column, r.when) == (column, when)])
+    }
+    looks = _looks(table.reasons)
+    figure, axes = _figure(height=0.42 * len(bars) + 0.55 + 0.2 * math.ceil(len(looks) / 2))
+    for place, rows in enumerate(bars.values()):
+        _stack(axes, place, rows, looks)
+    axes.set_yticks(range(len(bars)), list(bars))
+    axes.set_ylim(len(bars) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    handles = [
+        Patch(facecolor=look.colour, hatch=look.hatch, label=look.label) for look in looks.values()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    description = "; ".join(
+        f"{name}: " + ", ".join(f"{reason_name(row.reason)} {row.count}" for row in rows)
+        for name, rows in bars.items()
+    )
+    return _drawn(figure, "What the verifier said", description)
+
+
+@_STYLED
+def curve_figure(curve: Curve, rows: Sequence[Mapping[str, object]]) -> Html | None:
+    """Draw one number over steps, thin, and its moving mean, thick; None where it is all absent.
+
+    A number that is zero at every step was switched off, such as a KL divergence without a
+    reference, and counts as absent.
+    """
+    points = [
+        (step, value)
+        for row in rows
+        if (step := _number(row.get("step"))) is not None
+        and (value := _number(row.get(curve.key))) is not None
+    ]
+    if not any(value for _, value in points):
+        return None
+    steps, values = zip(*points, strict=True)
+    means = _moving_means(values, reach=len(values) // 20)
+    figure, axes = _figure(height=1.9)
+    axes.plot(steps, values, color=COLOURS["after"], alpha=0.35, linewidth=1)
+    axes.plot(steps, means, color=COLOURS["after"], linewidth=2)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(axis="y", color=COLOURS["faint"], alpha=0.35, linewidth=0.6)
+    if curve.is_share:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    description = f"from {means[0]:.4g} at step {steps[0]:g} to {means[-1]:.4g} at {steps[-1]:g}"
+    return _drawn(figure, curve.title, description)
+
+
+def reason_name(reason: str) -> str:
+    """Return a verifier's reason as a person reads it: ``missed target``."""
+    return visible(reason).replace("_", " ")
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    label: str
+    colour: str
+    hatch: str | None = None
+
+
+def _looks(reasons: Sequence[ReasonCount]) -> dict[tuple[str, str], _Look]:
+    """Give each reason a colour of its own: passed first, format failures hatched, errors last."""
+    totals: Counter[tuple[str, str]] = Counter()
+    for row in reasons:
+        totals[row.status, row.reason] += row.count
+    order = ("passed", "failed", "unparseable", "error")
+    keys = sorted(totals, key=lambda key: (order.index(key[0]), -totals[key], key))
+    wrong = [key for key in keys if key[0] == "failed"]
+    return {key: _look(key, wrong) for key in keys}
+
+
+def _look(key: tuple[str, str], wrong: Sequence[tuple[str, str]]) -> _Look:
+    status, reason = key
+    name = reason_name(reason)
+    if status == "passed":
+        return _Look(name, COLOURS["passed"])
+    if status == "failed":
+        return _Look(f"wrong: {name}", COLOURS[_WRONGS[wrong.index(key) % len(_WRONGS)]])
+    if status == "unparseable":
+        return _Look(f"format: {name}", COLOURS["unparseable"], "////")
+    return _Look(f"not judged: {name}", COLOURS["error"], "xxxx")
+
+
+def _stack(
+    axes: Axes, place: int, rows: Sequence[ReasonCount], looks: Mapping[tuple[str, str], _Look]
+) -> None:
+    total = sum(row.count for row in rows)
+    counts: dict[tuple[str, str], int] = {(r.status, r.reason): r.count for r in rows}
+    left = 0.0
+    for key, look in looks.items():
+        share = counts.get(key, 0) / total
+        axes.barh(place, share, left=left, height=0.68, color=look.colour, hatch=look.hatch)
+        if share >= _SMALLEST_LABELLED_SHARE and look.hatch is None:
+            middle = left + share / 2
+            axes.text(middle, place, f"{share:.0%}", ha="center", va="center", color="white")
+        left += share
+
+
+def _moving_means(values: Sequence[float], reach: int) -> list[float]:
+    """Return the mean of each value and up to ``reach`` values on either side of it."""
+    spans = [values[max(0, at - reach) : at + reach + 1] for at in range(len(values))]
+    return [sum(span) / len(span) for span in spans]
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number, or None for what is none: absent, text, not a number."""
+    try:
+        number = float(value)  # type: ignore[arg-type]  # that it may fail is the point
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _drawn(figure: Figure, caption: str, description: str) -> Html:
+    """Return the figure as markup; ``description`` tells its content to who cannot see it."""
+    buffer = StringIO()
+    figure.savefig(
+        buffer,
+        format="svg",
+        transparent=True,
+        metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+    )
+    svg = _inline(buffer.getvalue(), prefix=re.sub(r"\W+", "-", caption.lower()))
+    label = element("figcaption", caption)
+    picture = element("div", Html(svg), role="img", aria_label=f"{caption}: {description}")
+    return element("figure", label, picture)
+
+
+def _inline(svg: str, prefix: str) -> str:
+    """Make a stand-alone SVG file fit into a page beside others."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'( xmlns(:\w+)?="[^"]*"| version="1.1")', "", svg)
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}-", svg).replace("xlink:href", "href")
+    svg = re.sub(r'<svg [^>]*(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1)
+    for name, placeholder in COLOURS.items():
+        svg = svg.replace(placeholder, f"var(--{name})")
+    return svg

@@ -1,0 +1,76 @@
+"""Reads everything a report shows from a run's folder; what is missing stays empty."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mulligan.config import read_yaml
+from mulligan.errors import MulliganError
+from mulligan.records import RecordLog
+from mulligan.report.results import Table, compute
+from mulligan.report.trials import Trials, read_trials
+from mulligan.run_folder import RunFolder
+
+Row = Mapping[str, Any]
+
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class RunContent:
+    """What a run's folder holds."""
+
+    name: str
+    """Name of the folder."""
+    settings: Mapping[str, Any]
+    """``config.yaml``: the recipe as resolved, and what it was made with."""
+    warmup: Sequence[Row]
+    """A row a step of the warm-up; empty without one."""
+    metrics: Sequence[Row]
+    """A row a step of training; empty before it."""
+    timings: Sequence[Row]
+    """A row a step: seconds of its parts."""
+    failures: int
+    """How many failures are stored."""
+    trials: Trials
+    table: Table
+
+
+def read_run(run: Path) -> RunContent:
+    """Read a run's folder.
+
+    Raises:
+        MulliganError: the folder is not a run's, or a file in it cannot be read.
+    """
+    folder = RunFolder(run)
+    if not folder.config.is_file():
+        raise MulliganError(
+            f"{run} is not a run's folder: it holds no config.yaml. Give the folder that "
+            "`mulligan run` wrote, such as runs/demo."
+        )
+    trials = read_trials(run)
+    return RunContent(
+        name=run.resolve().name,
+        settings=read_yaml(folder.config),
+        warmup=_rows(folder.warmup_log),
+        metrics=_rows(folder.metrics),
+        timings=_rows(folder.timings),
+        failures=_count_lines(folder.failures),
+        trials=trials,
+        table=compute(trials),
+    )
+
+
+def _rows(path: Path) -> Sequence[Row]:
+    """Return the records of a file as plain JSON values; a row without a step is its own id."""
+    with RecordLog(path, dict[str, Any], key=lambda row: str(row.get("step", row))) as log:
+        return tuple(log)
+
+
+def _count_lines(path: Path) -> int:
+    """Count whole lines in constant memory: a store may hold a million failures."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))

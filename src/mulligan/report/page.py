@@ -1,0 +1,261 @@
+"""The report: a run's folder becomes one HTML file, without scripts and without network.
+
+The page's Content-Security-Policy allows inline styles and nothing else, so that even text that
+slipped through escaping could load nothing and run nothing.
+"""
+
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from statistics import median
+
+from mulligan.atomic import write_atomically
+from mulligan.report import episodes
+from mulligan.report.figures import (
+    TRAINING_CURVES,
+    WARMUP_CURVE,
+    curve_figure,
+    rates_figure,
+    reasons_figure,
+)
+from mulligan.report.inputs import RunContent, read_run
+from mulligan.report.markup import Html, element, together
+from mulligan.report.results import ControlDifference, Difference, LeakRate, Table
+from mulligan.report.settings import commands, stages, versions
+from mulligan.report.summary import evaluated, summary
+from mulligan.report.table import (
+    NOTHING,
+    gain_text,
+    percent,
+    points,
+    share_text,
+    size_text,
+    unjudged_text,
+)
+from mulligan.report.trials import COLUMNS, CONTROLS, TITLES, WHENS
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""No script, no request, no frame; only the page's own styles."""
+
+_HEADINGS = ("Before training", "After training")
+
+_HOW_TO_READ = (
+    "A problem counts as solved after reflection when the first try or the retry passes: the "
+    "retry is only asked for where the first try failed. The controls ask the same failed "
+    "problems again without a reflection, and after a reflection on another problem; what "
+    "reflection brings beyond them is neither luck nor the second chance alone. Intervals hold "
+    "95%: Wilson’s for rates, a paired bootstrap over problems for differences. An interval of a "
+    "difference that includes zero shows no difference."
+)
+_ABOUT_FORMAT = (
+    "An answer that cannot be read is not a wrong answer: format failures are hatched and stand "
+    "apart. The bars of retries cover only the problems whose first try failed. A reflection "
+    "leaks when it contains a passing answer, so that rewarding it rewards the answer."
+)
+
+
+def write_report(run: Path) -> Path:
+    """Write ``report.html`` into a run's folder and return its path.
+
+    Parts that the run does not have yet are said to be missing. The same run gives the same bytes.
+
+    Raises:
+        MulliganError: the folder is not a run's, holds what cannot be read, or cannot be written.
+    """
+    path = run / "report.html"
+    write_atomically(path, render(read_run(run)))
+    return path
+
+
+def render(run: RunContent) -> str:
+    """Return the whole page."""
+    style = files("mulligan.report").joinpath("page.css").read_text(encoding="utf-8")
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="referrer", content="no-referrer"),
+        element("title", f"Mulligan: {run.name}"),
+        element("style", Html(style)),
+    )
+    body = element("body", element("main", *_sections(run)))
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def _sections(run: RunContent) -> Iterator[Html]:
+    yield element(
+        "header",
+        element("p", "Mulligan · reflect, retry, reward", class_="kicker"),
+        element("h1", run.name),
+        *(element("p", paragraph, class_="lede") for paragraph in summary(run)),
+    )
+    yield _section("The result", *_result(run.table))
+    yield _section("Wrong answers and unreadable ones", *_reasons(run.table))
+    yield _section("Training", *_training(run))
+    yield _section("Episodes", *_episodes(run))
+    yield _section("Stages and settings", *stages(run))
+    yield _section("Make these numbers again", *commands(run), *versions(run))
+
+
+def _section(title: str, *content: str) -> Html:
+    return element("section", element("h2", title), *content)
+
+
+def _missing(sentence: str) -> Html:
+    return element("p", sentence, class_="missing")
+
+
+def _result(table: Table) -> Iterator[Html]:
+    if not table.cells:
+        yield _missing("This run holds no evaluation yet; `mulligan evaluate` makes one.")
+        return
+    if not table.differences:
+        yield _missing("There is no evaluation after training yet, so there are no differences.")
+    yield _rates_table(table)
+    yield element("p", evaluated(table), class_="note")
+    yield element("div", rates_figure(table), _how_to_read(), class_="charts")
+    if table.controls:
+        yield element("h3", "Reflection against its controls")
+        yield _control_table(table)
+
+
+def _how_to_read() -> Html:
+    return element("div", element("h3", "How to read it"), element("p", _HOW_TO_READ))
+
+
+def _rates_table(table: Table) -> Html:
+    rows = []
+    for column in COLUMNS:
+        cells = [table.cell(column, when) for when in WHENS]
+        if any(cells):
+            shown = [
+                _stacked(percent(c.rate), _span(c.low, c.high), f"{c.passed:,} of {c.n:,}")
+                if c
+                else _stacked(NOTHING)
+                for c in cells
+            ]
+            rows.append((TITLES[column], *shown, _difference(table.difference(column))))
+    gains = [_stacked(gain_text(table, when)) for when in WHENS]
+    rows.append(
+        (TITLES["reflection_gain"], *gains, _difference(table.difference("reflection_gain")))
+    )
+    return _grid(("Solved", *_HEADINGS, "Difference, points"), rows, "rates")
+
+
+def _control_table(table: Table) -> Html:
+    rows = []
+    for control in CONTROLS:
+        found = {row.when: row for row in table.controls if row.control == control}
+        if found:
+            name = f"After reflection minus “{TITLES[control]}”"
+            rows.append((name, *(_difference(found.get(when)) for when in WHENS)))
+    return _grid(("Points", *_HEADINGS), rows, "rates")
+
+
+def _difference(row: Difference | ControlDifference | None) -> Html:
+    if row is None:
+        return _stacked(NOTHING)
+    mark = "" if row.low > 0 or row.high < 0 else "includes zero"
+    return _stacked(points(row.difference), f"{points(row.low)} to {points(row.high)}", mark)
+
+
+def _span(low: float, high: float) -> str:
+    return f"{100 * low:.1f}–{100 * high:.1f}"
+
+
+def _stacked(value: str, *notes: str) -> Html:
+    """Return a cell: the number, and under it what belongs to it."""
+    small = (element("small", note) for note in notes if note)
+    return together(element("b", value), *small)
+
+
+def _grid(headings: tuple[str, ...], rows: list[tuple[str, ...]], kind: str) -> Html:
+    head = element("tr", *(element("th", heading, scope="col") for heading in headings))
+    body = (
+        element("tr", element("th", first, scope="row"), *(element("td", cell) for cell in cells))
+        for first, *cells in rows
+    )
+    table = element("table", element("thead", head), element("tbody", *body), class_=kind)
+    return element("div", table, class_="wide")
+
+
+def _reasons(table: Table) -> Iterator[Html]:
+    if not table.reasons:
+        yield _missing("No answer was judged yet.")
+        return
+    about = element("div", element("p", _ABOUT_FORMAT))
+    yield element("div", reasons_figure(table), about, class_="charts")
+    yield _grid(("", *_HEADINGS), list(_side_rows(table)), "plain")
+
+
+def _side_rows(table: Table) -> Iterator[tuple[str, ...]]:
+    leaks = {row.when: row for row in table.leak_rates}
+    unread = [(table.count("first_try", when, "unparseable"), table.size(when)) for when in WHENS]
+    yield ("Reflections that contain a passing answer", *(_leak(leaks.get(when)) for when in WHENS))
+    yield ("First tries that cannot be read as an answer", *(share_text(*pair) for pair in unread))
+    yield ("Answers left out: the verifier broke", *(unjudged_text(table, w) for w in WHENS))
+    lengths = {(row.when, row.text): f"{row.mean_tokens:.1f}" for row in table.lengths}
+    for text, name in _LENGTHS.items():
+        yield (name, *(lengths.get((when, text), NOTHING) for when in WHENS))
+    yield ("Problems, and first tries at them", *(size_text(table.size(when)) for when in WHENS))
+
+
+def _leak(row: LeakRate | None) -> Html:
+    if row is None:
+        return together(NOTHING)
+    return together(percent(row.rate), element("small", _span(row.low, row.high)))
+
+
+_LENGTHS = {
+    "first_try": "Tokens of a first try, on average",
+    "reflection": "Tokens of a reflection, on average",
+    "after_reflection": "Tokens of a retry after reflection, on average",
+}
+
+
+def _training(run: RunContent) -> Iterator[Html]:
+    if run.metrics:
+        yield element("p", " ".join(_about_training(run)), class_="note")
+    else:
+        yield _missing("No training step is recorded yet.")
+    drawn = [curve_figure(curve, run.metrics) for curve in TRAINING_CURVES]
+    drawn.append(curve_figure(WARMUP_CURVE, run.warmup))
+    figures = [figure for figure in drawn if figure is not None]
+    if figures:
+        yield element("div", *figures, class_="charts")
+
+
+def _about_training(run: RunContent) -> Iterator[str]:
+    yield f"{len(run.metrics):,} steps on {run.failures:,} stored failures."
+    parts = [
+        (row["rollout"], row["update"]) for row in run.timings if {"rollout", "update"} <= {*row}
+    ]
+    if parts:
+        rollout, update = (median(column) for column in zip(*parts, strict=True))
+        yield (
+            f"At the median a step took {rollout:.1f} seconds for reflections and retries and "
+            f"{update:.1f} for the update."
+        )
+    if skipped := sum(bool(row.get("skipped")) for row in run.metrics):
+        yield f"{skipped:,} updates were left out: loss or gradient was not finite."
+    if unjudged := sum(int(row.get("unjudged", 0)) for row in run.metrics):
+        yield f"{unjudged:,} episodes were left out: the verifier broke."
+    yield "Thin lines show each step, thick ones the mean of the tenth of all steps around it."
+
+
+def _episodes(run: RunContent) -> Iterator[Html]:
+    seed = run.settings.get("seed")
+    choice = episodes.choose(run.trials, seed if isinstance(seed, int) else 0)
+    if not choice.pairs:
+        yield _missing("There is no problem yet with a failed first try and a reflection to show.")
+        return
+    yield element(
+        "p",
+        f"{len(choice.pairs)} of {choice.eligible:,}, drawn by the run’s seed among the problems "
+        "whose first try failed each time, since only those have a reflection each time. Whether "
+        "the retry passed plays no part in the choice. Characters that cannot be seen are shown "
+        "as signs, such as ␛.",
+        class_="note",
+    )
+    yield episodes.render(choice)
