@@ -15,7 +15,7 @@ MAX_DEPTH = 30
 """Open parentheses and signs around one number."""
 MAX_DIGITS = 9
 """Digits of one integer."""
-MAX_TEXT = 20_000
+MAX_TEXT = 10_000
 """Characters of a text that are searched: its end, where a long answer has its result."""
 
 BINARY_OPERATORS = "+-*/"
@@ -126,6 +126,8 @@ def _trimmed(text: str, start: int, end: int) -> str:
         span, spoilt_before = span.lstrip(" \t)"), ""  # "(so) 3 + 5"
     inner = span.strip(" \t=")
     inner = inner.removeprefix("**").removesuffix("**").strip(" \t=")  # Markdown's bold
+    if inner.startswith("*") and inner.endswith("*"):
+        inner = inner.strip("* \t=")
     return spoilt_before + inner + spoilt_after
 
 

@@ -13,7 +13,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import count as count_up
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -45,6 +44,7 @@ _TRIES = 20_000
 _TAG = re.compile(r"<answer>", re.IGNORECASE)
 _END_TAG = re.compile(r"</answer>", re.IGNORECASE)
 _MARKER = re.compile(r"\banswer\b[*_ ]{0,4}(?:is[*_ ]{0,4})?:|\\boxed\{", re.IGNORECASE)
+_DIGITS = re.compile(r"[0-9]+")
 _SYMBOL = re.compile(r"[=+*^\x00-\x08\x0b-\x1f\x7f]")
 _WORD = re.compile(r"""(?:^|\s)["'(]?[^\W\d_]+(?:['’-][^\W\d_]+)*["').,;:!?…]*(?=\s|$)""")
 
@@ -156,7 +156,7 @@ class Countdown(Task):
         spans = find_equations(normalise(reflection))
         sides = (side.strip() for span in spans for side in span.text.split("="))
         # A parenthesis of the prose may enclose the equation: "(3 + 5 = 8)".
-        readings = (text for side in sides for text in (side, side[1:], side[:-1]))
+        readings = (t for s in sides for t in (s, s.removeprefix("("), s.removesuffix(")")))
         return any(self._solves(problem, text) for text in readings)
 
     def demonstrations(self, count: int, seed: int) -> Iterator[Demonstration]:
@@ -192,6 +192,8 @@ class Countdown(Task):
         return Verdict.right()
 
     def _solves(self, problem: Problem, text: str) -> bool:
+        if sorted(_DIGITS.findall(text)) != sorted(map(str, problem.given["numbers"])):
+            return False  # spares a text full of other equations the parsing of each
         try:
             expression = parse(text)
         except NotArithmetic:
@@ -253,16 +255,16 @@ class Countdown(Task):
 
     def _demonstrated(self, seed: int) -> Iterator[tuple[Puzzle, Term]]:
         """Yield solved training puzzles without end, round after round; none if there is none."""
-        for lap in count_up():
-            found = False
-            for puzzle in self._puzzles("train", "demonstrations", seed, lap):
-                numbers, target = puzzle.numbers, puzzle.target
-                solution = puzzle.solution or solve(numbers, target, self._operators)
-                if solution is not None:
-                    found = True
-                    yield puzzle, solution
-            if not found:
-                return
+        solved = []
+        for puzzle in self._puzzles("train", "demonstrations", seed):
+            solution = puzzle.solution or solve(puzzle.numbers, puzzle.target, self._operators)
+            if solution is not None:
+                solved.append((puzzle, solution))
+                yield puzzle, solution
+        rng = random.Random(derive_seed(self._seed, "countdown rounds", seed))
+        while solved:
+            rng.shuffle(solved)
+            yield from solved
 
 
 def _answer_part(text: str) -> str:
@@ -312,7 +314,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e9
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
 
 
 def _wrong_option(name: str, expected: str, came: Any) -> MulliganError:
@@ -344,6 +346,7 @@ def _checked_counts(counts: Any) -> dict[int, float]:
         or not weights
         or not all(_is_whole(count) and 2 <= count <= MOST_NUMBERS for count in weights)
         or not all(_is_weight(weight) for weight in weights.values())
+        or not any(weights.values())
     ):
         expected = f"counts from 2 to {MOST_NUMBERS} with weights, as {{2: 0.7, 3: 0.3}}, or a list"
         raise _wrong_option("counts", expected, counts)
@@ -362,12 +365,12 @@ def _checked_operators(operators: Any) -> str:
 
 
 def _checked_shares(shares: Any) -> dict[str, float]:
-    if not isinstance(shares, Mapping) or not shares:
+    if not isinstance(shares, Mapping) or not any(shares.values()):
         raise _wrong_option("reflection_shares", "kinds of reflection with weights", shares)
     for kind, weight in shares.items():
         if kind not in warm_up.REFLECTION_SHARES:
             hint = nearest(str(kind), warm_up.REFLECTION_SHARES)
             raise MulliganError(f"Countdown knows no reflections of kind {kind!r}; {hint}")
         if not _is_weight(weight):
-            raise _wrong_option(f"reflection_shares.{kind}", "a number above 0", weight)
+            raise _wrong_option(f"reflection_shares.{kind}", "a number of at least 0", weight)
     return dict(shares)

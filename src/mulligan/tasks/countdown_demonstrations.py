@@ -181,8 +181,9 @@ def _search(
 ) -> str:
     """Write down other equations with their values, short enough for a small token budget."""
     fresh = [t for t in _wrong_terms(puzzle, operators, rng) if t.value != mistake.value]
-    room = (4 if len(puzzle.numbers) == 2 else 3) - rng.randint(1, 2) + (ending is None)
-    tried = [f"{term.equation}, no." for term in fresh[: min(room, 3)]]
+    most = 3 if len(puzzle.numbers) == 2 else 2
+    wrong = rng.randint(1, most - 1 if ending else most)
+    tried = [f"{term.equation}, no." for term in fresh[:wrong]]
     if ending:
         tried.append(f"{ending.equation}, yes.")
     return rng.choice(_SEARCH_OPENINGS) + " ".join(tried) if tried else ""
