@@ -1,0 +1,82 @@
+"""Drawing the next token: one uniform number against the cumulative distribution.
+
+Saves: noise for every logit of a large vocabulary (a third of a step when drawn the usual way);
+the cumulative sum is taken over blocks of tokens first and within the one chosen block after.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+_BLOCK = 128
+"""Tokens of a vocabulary block: near the square root of common sizes, so both sums are short."""
+
+
+def uniforms(seed: int, rows: Sequence[tuple[int, int]], length: int) -> NDArray[np.float64]:
+    """Return numbers in [0, 1), shape [rows, length], row (i, j) from a stream of its own.
+
+    A row's numbers depend on the seed, i and j only: Philox counts from (i, j, 0), so streams do
+    not overlap and no row's draws depend on when another row ends.
+    """
+    numbers = np.empty((len(rows), length))
+    for at, (i, j) in enumerate(rows):
+        stream = np.random.Philox(key=seed % 2**64, counter=[0, 0, j, i])
+        numbers[at] = np.random.Generator(stream).random(length)
+    return numbers
+
+
+def draw(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw one token a row by inverting the cumulative distribution.
+
+    Args:
+        logits_BV: the model's logits, any float type.
+        temperature: greater than 0 divides the logits; 0 takes the most likely token.
+        uniforms_B: one float64 number in [0, 1) a row.
+
+    Returns:
+        tokens [B] and their log-probabilities [B] (float32) under the distribution drawn from; at
+        temperature 0 under the model's own distribution.
+    """
+    top_B1 = logits_BV.amax(dim=-1, keepdim=True)
+    scale = temperature if temperature > 0 else 1.0
+    weights_BV = logits_BV.float().sub_(top_B1).div_(scale).exp_()
+    blocks_BKW = _in_blocks(weights_BV)
+    mass_BK = blocks_BKW.sum(dim=-1).double()
+    total_B1 = mass_BK.sum(dim=-1, keepdim=True)
+    if temperature > 0:
+        block_B1, rest_B1 = _invert(mass_BK, uniforms_B[:, None])
+        index = block_B1[:, :, None].expand(-1, -1, _BLOCK)
+        inside_BW = blocks_BKW.gather(1, index)[:, 0].double()
+        token_B1 = block_B1 * _BLOCK + _invert(inside_BW, rest_B1)[0]
+    else:
+        token_B1 = logits_BV.argmax(dim=-1, keepdim=True)
+    chosen_B1 = logits_BV.gather(1, token_B1).float() - top_B1.float()
+    logprobs_B1 = chosen_B1 / scale - total_B1.log().float()
+    return token_B1[:, 0], logprobs_B1[:, 0]
+
+
+def _in_blocks(weights_BV: Tensor) -> Tensor:
+    """Return the weights as [B, blocks, block size], filled up with zeros."""
+    missing = -weights_BV.shape[1] % _BLOCK
+    if missing:
+        weights_BV = F.pad(weights_BV, (0, missing))
+    return weights_BV.view(weights_BV.shape[0], -1, _BLOCK)
+
+
+def _invert(weights_BK: Tensor, uniforms_B1: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the index at which the cumulative weight passes the uniform, and what is left of it.
+
+    What is left is again uniform in [0, 1): the place within the chosen index's own weight. An
+    index of weight zero is never chosen, for the sum does not rise there.
+    """
+    cumulative_BK = weights_BK.cumsum(dim=-1)
+    # Rounding may lift a product with a uniform near 1 up to the total, past every index.
+    target_B1 = uniforms_B1.clamp(max=1 - 1e-12) * cumulative_BK[:, -1:]
+    index_B1 = torch.searchsorted(cumulative_BK, target_B1, right=True)
+    weight_B1 = weights_BK.gather(1, index_B1)
+    before_B1 = cumulative_BK.gather(1, index_B1) - weight_B1
+    return index_B1, ((target_B1 - before_B1) / weight_B1).clamp(0.0, 1 - 1e-12)
