@@ -3,12 +3,12 @@
 Every call that is found counts, so that an answer cannot hedge by naming several. The shapes, in
 the order in which they are looked for:
 
-1. ``<tool_call>...</tool_call>`` blocks, and nothing outside them;
-2. fenced blocks, and nothing outside them;
-3. the whole text;
+1. the whole text;
+2. ``<tool_call>...</tool_call>`` blocks, and nothing outside them;
+3. fenced blocks, and nothing outside them;
 4. JSON calls within prose, else lines of prose that are Python-style calls.
 
-Within a block and in the whole text a call is a JSON (or Python) object with its tool's name
+In the whole text and within a block a call is a JSON (or Python) object with its tool's name
 under ``name`` or ``function`` and its values under ``arguments`` or ``parameters``, or it is a
 Python-style call with keywords, ``f(a=1)``; several stand in an array or one after another.
 
@@ -97,12 +97,14 @@ def _depth(text: str) -> int:
 
 def _calls_in_answer(text: str) -> list[Call] | None:
     """Return the calls of the first shape that fits; ``None`` where a call is there but broken."""
+    calls = _calls_in(text)
+    if calls is not None:
+        return calls
     if blocks := _TOOL_CALL.findall(text):
         return _joined(map(_calls_in, blocks))
     if fences := _FENCE.findall(text):
         return [call for fence in fences for call in _calls_in(fence) or ()] or None
-    calls = _calls_in(text)
-    return _calls_in_prose(text) if calls is None else calls
+    return _calls_in_prose(text)
 
 
 def _calls_in(text: str) -> list[Call] | None:

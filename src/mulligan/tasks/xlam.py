@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from mulligan.tasks.call_task import CallTask, describe
 from mulligan.tasks.function_calls import Call, compare_exactly, write_calls
@@ -56,7 +56,7 @@ class Xlam(CallTask):
         query = row.get("query")
         if not isinstance(query, str):
             raise row.refuse("query", "a text")
-        tools = [_describe(tool) for tool in _objects(row, "tools")]
+        tools = [_describe(row, tool) for tool in _objects(row, "tools")]
         calls = [_call(row, value) for value in _objects(row, "answers")]
         given = {
             "tools": [tool["function"]["name"] for tool in tools],
@@ -85,7 +85,7 @@ def _objects(row: Row, field: str) -> list[dict[str, Any]]:
     value = row.get(field)
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value, parse_constant=_refuse)
         except (ValueError, RecursionError):
             value = None
     listed = value if isinstance(value, list) else []
@@ -96,6 +96,10 @@ def _objects(row: Row, field: str) -> list[dict[str, Any]]:
     return listed
 
 
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
 def _call(row: Row, value: Mapping[str, Any]) -> Call:
     arguments = value.get("arguments", {})
     if not isinstance(arguments, dict):
@@ -103,10 +107,14 @@ def _call(row: Row, value: Mapping[str, Any]) -> Call:
     return Call(value["name"], arguments)
 
 
-def _describe(tool: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(row: Row, tool: Mapping[str, Any]) -> dict[str, Any]:
     """Turn a row's tool into a JSON schema; one that has a schema keeps it."""
     parameters = tool.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise row.refuse("tools", "a list of tools whose parameters are objects")
     if not isinstance(parameters.get("properties"), dict):
+        if not all(isinstance(details, dict) for details in parameters.values()):
+            raise row.refuse("tools", "a list of tools whose parameters are described by objects")
         parameters = {
             "type": "object",
             "properties": {name: _schema(details) for name, details in parameters.items()},
