@@ -21,6 +21,8 @@ class Choice:
     pairs: tuple[tuple[Trial, ...], ...]
     """For each problem and sample its trials, in the order of time."""
     eligible: int
+    passed: tuple[int, ...]
+    """For how many of the eligible the retry passed, in the order of time."""
 
 
 def choose(trials: Trials, seed: int, count: int = SHOWN) -> Choice:
@@ -36,7 +38,12 @@ def choose(trials: Trials, seed: int, count: int = SHOWN) -> Choice:
     pairs = {key: tuple(column[key] for column in columns) for key in shared}
     eligible = [key for key, pair in pairs.items() if all(map(_reflected, pair))]
     drawn = sorted(eligible, key=lambda key: derive_seed(seed, "report", *key))[:count]
-    return Choice(tuple(pairs[key] for key in drawn), len(eligible))
+    columns_of_eligible = zip(*(pairs[key] for key in eligible), strict=True)
+    return Choice(
+        pairs=tuple(pairs[key] for key in drawn),
+        eligible=len(eligible),
+        passed=tuple(sum(map(_retry_passed, column)) for column in columns_of_eligible),
+    )
 
 
 def render(choice: Choice) -> Html:
@@ -46,6 +53,10 @@ def render(choice: Choice) -> Html:
 
 def _reflected(trial: Trial) -> bool:
     return judged(trial, "first_try") is False and trial.reflection is not None
+
+
+def _retry_passed(trial: Trial) -> bool:
+    return judged(trial, "after_reflection") is True
 
 
 def _episode(number: int, pair: Sequence[Trial]) -> Html:

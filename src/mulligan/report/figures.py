@@ -6,8 +6,9 @@ serves a light page and a dark one. The same numbers give the same bytes.
 
 import math
 import re
+import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -37,10 +38,19 @@ COLOURS = {
     "wrong-2": "#a1b2c8",
     "wrong-3": "#a1b2c9",
     "wrong-4": "#a1b2ca",
+    "wrong-5": "#a1b2cb",
+    "wrong-6": "#a1b2cc",
 }
 """Placeholders for the page's colours, as ``page.css`` defines them."""
 
-_WRONGS = [name for name in COLOURS if name.startswith("wrong")]
+_PAINTS: dict[str, tuple[str, list[tuple[str, str | None]]]] = {
+    "passed": ("", [(COLOURS["passed"], None)]),
+    "failed": ("wrong: ", [(COLOURS[f"wrong-{rank}"], None) for rank in range(1, 7)]),
+    "unparseable": ("format: ", [(COLOURS["unparseable"], hatch) for hatch in ("////", "....")]),
+    "error": ("not judged: ", [(COLOURS["error"], "xxxx")]),
+}
+"""For each status what its reasons are called and painted with: colour and hatch."""
+
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mulligan",
@@ -58,10 +68,14 @@ _STYLE: dict[str, Any] = {
     "hatch.linewidth": 0.6,
     "hatch.color": COLOURS["ink"],
 }
+_SMALLEST_LABELLED_SHARE = 0.07
+_LONGEST_REASON = 32
+
+_CURVE_PLACE = (0.135, 0.235, 0.845, 0.735)
+"""Left, bottom, width and height of a curve's axes: the same for all, so that steps line up."""
+
 _STYLED = style.context(["default", _STYLE])
 """Decorates what draws, so that neither the user's own style nor ours leaks into the other."""
-
-_SMALLEST_LABELLED_SHARE = 0.07
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +86,15 @@ class Curve:
     """Its name in a line of metrics."""
     title: str
     is_share: bool = False
+    may_be_off: bool = False
+    """Whether zero at every step means that it was switched off: then it is not drawn."""
 
 
 TRAINING_CURVES = (
     Curve("reward", "Reward: share of retries that pass", is_share=True),
     Curve("reflection_tokens", "Length of a reflection, in tokens"),
     Curve("live_groups", "Groups with both passing and failing retries"),
-    Curve("kl", "Divergence from the model before training (KL)"),
+    Curve("kl", "Divergence from the model before training (KL)", may_be_off=True),
     Curve("gradient_norm", "Norm of the gradient, before clipping"),
     Curve("logprob_mismatch", "Log-probability mismatch, engine against trainer"),
 )
@@ -126,7 +142,7 @@ def reasons_figure(table: Table) -> Html:
         for when in WHENS
         if (rows := [r for r in table.reasons if (r.column, r.when) == (column, when)])
     }
-    looks = _looks(table.reasons)
+    looks = _looks(row for rows in bars.values() for row in rows)
     figure, axes = _figure(height=0.42 * len(bars) + 0.55 + 0.2 * math.ceil(len(looks) / 2))
     for place, rows in enumerate(bars.values()):
         _stack(axes, place, rows, looks)
@@ -136,9 +152,7 @@ def reasons_figure(table: Table) -> Html:
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    handles = [
-        Patch(facecolor=look.colour, hatch=look.hatch, label=look.label) for look in looks.values()
-    ]
+    handles = [Patch(facecolor=look.colour, hatch=look.hatch, label=look.label) for look in looks]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     description = "; ".join(
         f"{name}: " + ", ".join(f"{reason_name(row.reason)} {row.count}" for row in rows)
@@ -149,22 +163,19 @@ def reasons_figure(table: Table) -> Html:
 
 @_STYLED
 def curve_figure(curve: Curve, rows: Sequence[Mapping[str, object]]) -> Html | None:
-    """Draw one number over steps, thin, and its moving mean, thick; None where it is all absent.
-
-    A number that is zero at every step was switched off, such as a KL divergence without a
-    reference, and counts as absent.
-    """
+    """Draw one number over steps, thin, and its moving mean, thick; None where there is none."""
     points = [
         (step, value)
         for row in rows
         if (step := _number(row.get("step"))) is not None
         and (value := _number(row.get(curve.key))) is not None
     ]
-    if not any(value for _, value in points):
+    if not points or (curve.may_be_off and not any(value for _, value in points)):
         return None
     steps, values = zip(*points, strict=True)
     means = _moving_means(values, reach=len(values) // 20)
-    figure, axes = _figure(height=1.9)
+    figure = Figure(figsize=(WIDTH, 1.9))
+    axes = figure.add_axes(_CURVE_PLACE)
     axes.plot(steps, values, color=COLOURS["after"], alpha=0.35, linewidth=1)
     axes.plot(steps, means, color=COLOURS["after"], linewidth=2)
     axes.set_xlabel("step")
@@ -178,48 +189,43 @@ def curve_figure(curve: Curve, rows: Sequence[Mapping[str, object]]) -> Html | N
 
 
 def reason_name(reason: str) -> str:
-    """Return a verifier's reason as a person reads it: ``missed target``."""
-    return visible(reason).replace("_", " ")
+    """Return a verifier's reason as a person reads it: ``missed target``; cut where it is long."""
+    name = visible(reason).replace("_", " ")
+    return name if len(name) <= _LONGEST_REASON else f"{name[: _LONGEST_REASON - 1]}…"
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
+    """An entry of the legend, and the reasons that it stands for."""
+
     label: str
     colour: str
-    hatch: str | None = None
+    hatch: str | None
+    reasons: frozenset[tuple[str, str]]
+    """Pairs of status and reason: one, or all that exceed the colours there are."""
 
 
-def _looks(reasons: Sequence[ReasonCount]) -> dict[tuple[str, str], _Look]:
-    """Give each reason a colour of its own: passed first, format failures hatched, errors last."""
+def _looks(rows: Iterable[ReasonCount]) -> list[_Look]:
+    """Give each reason a look of its own, the frequent ones first within a status."""
     totals: Counter[tuple[str, str]] = Counter()
-    for row in reasons:
+    for row in rows:
         totals[row.status, row.reason] += row.count
-    order = ("passed", "failed", "unparseable", "error")
-    keys = sorted(totals, key=lambda key: (order.index(key[0]), -totals[key], key))
-    wrong = [key for key in keys if key[0] == "failed"]
-    return {key: _look(key, wrong) for key in keys}
+    looks = []
+    for status, (prefix, paints) in _PAINTS.items():
+        keys = sorted((k for k in totals if k[0] == status), key=lambda k: (-totals[k], k))
+        last = len(paints) - 1
+        groups = [[key] for key in keys[:last]] + ([keys[last:]] if keys[last:] else [])
+        for (colour, hatch), group in zip(paints, groups, strict=False):
+            name = reason_name(group[0][1]) if len(group) == 1 else "all others"
+            looks.append(_Look(prefix + name, colour, hatch, frozenset(group)))
+    return looks
 
 
-def _look(key: tuple[str, str], wrong: Sequence[tuple[str, str]]) -> _Look:
-    status, reason = key
-    name = reason_name(reason)
-    if status == "passed":
-        return _Look(name, COLOURS["passed"])
-    if status == "failed":
-        return _Look(f"wrong: {name}", COLOURS[_WRONGS[wrong.index(key) % len(_WRONGS)]])
-    if status == "unparseable":
-        return _Look(f"format: {name}", COLOURS["unparseable"], "////")
-    return _Look(f"not judged: {name}", COLOURS["error"], "xxxx")
-
-
-def _stack(
-    axes: Axes, place: int, rows: Sequence[ReasonCount], looks: Mapping[tuple[str, str], _Look]
-) -> None:
+def _stack(axes: Axes, place: int, rows: Sequence[ReasonCount], looks: Sequence[_Look]) -> None:
     total = sum(row.count for row in rows)
-    counts: dict[tuple[str, str], int] = {(r.status, r.reason): r.count for r in rows}
     left = 0.0
-    for key, look in looks.items():
-        share = counts.get(key, 0) / total
+    for look in looks:
+        share = sum(r.count for r in rows if (r.status, r.reason) in look.reasons) / total
         axes.barh(place, share, left=left, height=0.68, color=look.colour, hatch=look.hatch)
         if share >= _SMALLEST_LABELLED_SHARE and look.hatch is None:
             middle = left + share / 2
@@ -243,6 +249,7 @@ def _number(value: object) -> float | None:
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
+    """Return a figure whose axes leave as much room as their labels need."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -250,12 +257,15 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 def _drawn(figure: Figure, caption: str, description: str) -> Html:
     """Return the figure as markup; ``description`` tells its content to who cannot see it."""
     buffer = StringIO()
-    figure.savefig(
-        buffer,
-        format="svg",
-        transparent=True,
-        metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
-    )
+    with warnings.catch_warnings():
+        # Fonts are the reader's: the one used here for measuring need not have every glyph.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+        )
     svg = _inline(buffer.getvalue(), prefix=re.sub(r"\W+", "-", caption.lower()))
     label = element("figcaption", caption)
     picture = element("div", Html(svg), role="img", aria_label=f"{caption}: {description}")

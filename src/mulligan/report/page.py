@@ -250,11 +250,14 @@ def _episodes(run: RunContent) -> Iterator[Html]:
     if not choice.pairs:
         yield _missing("There is no problem yet with a failed first try and a reflection to show.")
         return
+    passed = " and ".join(f"{count:,}" for count in choice.passed)
+    times = "before and after training" if len(choice.passed) > 1 else "so far"
     yield element(
         "p",
         f"{len(choice.pairs)} of {choice.eligible:,}, drawn by the run’s seed among the problems "
         "whose first try failed each time, since only those have a reflection each time. Whether "
-        "the retry passed plays no part in the choice. Characters that cannot be seen are shown "
+        f"the retry passed plays no part in the choice; over all {choice.eligible:,} it passed "
+        f"{passed} times, {times}. Characters that cannot be seen are shown "
         "as signs, such as ␛.",
         class_="note",
     )

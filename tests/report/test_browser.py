@@ -1,0 +1,82 @@
+import shutil
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from hostile import hostile_texts, make_hostile_run
+
+from mulligan.report.page import write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--virtual-time-budget=4000",
+    "--dump-dom",
+]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs the chromium package"),
+]
+
+
+@pytest.fixture
+def beacon():
+    """A server on loopback whose address is planted in model text; it keeps what it is asked."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def dom_in_chromium(page, profile):
+    """Open a page and return the document as it stands after its scripts had time to run."""
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def test_a_report_of_hostile_text_makes_no_request_and_runs_no_script(tmp_path, beacon):
+    url, asked = beacon
+    run = make_hostile_run(tmp_path / "run", hostile_texts(url))
+
+    dom = dom_in_chromium(write_report(run), tmp_path / "profile")
+
+    assert asked == []
+    assert "<title>Mulligan: run</title>" in dom
+    assert "<script" not in dom
+    assert "Use the numbers" not in dom
+    assert "&lt;script&gt;fetch(" in dom
+
+
+def test_the_same_text_unescaped_is_caught_by_both_checks(tmp_path, beacon):
+    url, asked = beacon
+    page = tmp_path / "unsafe.html"
+    texts = [text for text in hostile_texts(url) if "refresh" not in text]
+    page.write_text(f"<title>safe</title>{''.join(texts[:4])}")
+
+    dom = dom_in_chromium(page, tmp_path / "profile")
+
+    assert "/beacon" not in asked
+    assert any("img" in path or "script" in path for path in asked)
+    assert "<title>owned</title>" in dom
