@@ -14,7 +14,7 @@ from mulligan.report.inputs import read_run
 from mulligan.report.markup import visible
 from mulligan.report.page import POLICY, render, write_report
 from mulligan.report.results import compute
-from mulligan.report.table import table
+from mulligan.report.table import points, table
 from mulligan.types import Answer, Verdict
 
 
@@ -31,7 +31,7 @@ def test_the_page_shows_every_number_of_the_table(finished_run, finished_page):
         assert f"{100 * cell.low:.1f}–{100 * cell.high:.1f}" in text
         assert f"{cell.passed} of {cell.n}" in text
     for row in (*made.differences, *made.controls):
-        assert f"{100 * row.low:+.1f} to {100 * row.high:+.1f}".replace("-", "−") in text
+        assert f"{points(row.low)} to {points(row.high)}" in text
     for leak in made.leak_rates:
         assert f"{100 * leak.rate:.1f}%" in text
 

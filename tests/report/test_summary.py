@@ -24,7 +24,7 @@ def test_an_interval_that_includes_zero_is_said_to_show_nothing(tmp_path):
     trials = make_trials("before", 20)
     write_trials(run, [replace(trial, when="after") for trial in trials])
 
-    assert "this run shows no difference there" in summary_of(run)
+    assert "zero lies inside that of: solved after reflection" in summary_of(run)
 
 
 def test_a_difference_for_the_worse_is_said(tmp_path):

@@ -6,7 +6,7 @@ from rich.console import Console
 from synthetic_run import make_trials, write_lines, write_trials
 
 from mulligan.errors import MulliganError
-from mulligan.report.table import print_table, table, table_as_json
+from mulligan.report.table import points, print_table, table, table_as_json
 from mulligan.statistics import wilson
 from mulligan.types import Answer, Trial, Verdict
 
@@ -179,7 +179,7 @@ def test_the_terminal_shows_every_rate_within_100_columns(small):
     assert max(map(len, lines)) <= 100
     row = next(line for line in lines if "After reflection" in line)
     assert " ".join(row.split()) == (
-        "After reflection 50.0% [15.0 to 85.0] 75.0% [30.1 to 95.4] +25.0 [+0.0 to +75.0]"
+        "After reflection 50.0% [15.0 to 85.0] 75.0% [30.1 to 95.4] +25.0 [0.0 to +75.0]"
     )
 
 
@@ -201,3 +201,11 @@ def test_a_line_that_is_no_trial_is_named(tmp_path):
 def test_a_folder_without_evaluation_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(MulliganError, match="mulligan evaluate"):
         table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("difference", "text"),
+    [(0.045, "+4.5"), (-0.01, "−1.0"), (0.0, "0.0"), (-0.0004, "0.0"), (1.0, "+100.0")],
+)
+def test_points_have_a_sign_unless_they_round_to_zero(difference, text):
+    assert points(difference) == text

@@ -238,9 +238,9 @@ def _about_training(run: RunContent) -> Iterator[str]:
             f"{update:.1f} for the update."
         )
     if skipped := sum(bool(row.get("skipped")) for row in run.metrics):
-        yield f"{skipped:,} updates were left out: loss or gradient was not finite."
+        yield f"Updates left out because loss or gradient was not finite: {skipped:,}."
     if unjudged := sum(int(row.get("unjudged", 0)) for row in run.metrics):
-        yield f"{unjudged:,} episodes were left out: the verifier broke."
+        yield f"Episodes left out because the verifier broke: {unjudged:,}."
     yield "Thin lines show each step, thick ones the mean of the tenth of all steps around it."
 
 

@@ -96,8 +96,7 @@ def _about_zero(known: Mapping[str, Compared]) -> str:
     worse = [name for name, row in known.items() if row.high < 0]
     said = ["Brackets hold 95% intervals;"]
     if none:
-        shows = "so this run shows no difference there"
-        said.append(f"zero lies within that of {' and of '.join(none)}, {shows}.")
+        said.append(f"zero lies inside that of: {', '.join(none)}. This run shows nothing there.")
     else:
         said.append("none of them includes zero.")
     if worse:

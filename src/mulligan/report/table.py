@@ -125,8 +125,9 @@ def percent(rate: float) -> str:
 
 
 def points(difference: float) -> str:
-    """Return a difference of fractions in percentage points, always with its sign: ``+4.5``."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
+    """Return a difference of fractions in percentage points, with its sign: ``+4.5``, ``−1.0``."""
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in {"+0.0", "-0.0"} else text.replace("-", "−")
 
 
 def rate_text(row: Cell | LeakRate | None) -> str:
