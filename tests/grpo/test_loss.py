@@ -56,16 +56,22 @@ def test_the_ratio_is_clipped_only_on_the_side_that_gains(ratio, advantage, obje
     assert (sums.clipped_low + sums.clipped_high).item() == (not flows)
 
 
-def test_the_kl_term_is_the_one_computed_by_hand():
+KL = math.exp(-0.5) + 0.5 - 1
+KL_SLOPE = 1 - math.exp(-0.5)
+
+
+@pytest.mark.parametrize(("unbiased", "slope"), [(False, KL_SLOPE), (True, KL_SLOPE + KL)])
+def test_the_kl_term_is_the_one_computed_by_hand(unbiased, slope):
     scores = logprobs([-1.0])
     ref = torch.tensor([[-1.5]], dtype=torch.float64)
     mask = torch.ones(1, 1, dtype=torch.bool)
-    loss, sums = grpo_loss(scores, mask, [0.0], 1.0, ref_logprobs_GR=ref, beta=0.1)
+    loss, sums = grpo_loss(
+        scores, mask, [0.0], 1.0, ref_logprobs_GR=ref, beta=0.1, unbiased_kl=unbiased
+    )
     loss.backward()
-    kl = math.exp(-0.5) + 0.5 - 1
-    assert loss.item() == pytest.approx(0.1 * kl)
-    assert sums.kl.item() == pytest.approx(kl)
-    assert scores.grad.item() == pytest.approx(0.1 * (1 - math.exp(-0.5)))
+    assert loss.item() == pytest.approx(0.1 * KL)
+    assert sums.kl.item() == pytest.approx(KL)
+    assert scores.grad.item() == pytest.approx(0.1 * slope)
 
 
 def test_a_kl_coefficient_without_a_reference_is_refused():

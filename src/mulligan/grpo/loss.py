@@ -2,8 +2,11 @@
 
 Per token, with the ratio rho = exp(logprob - old_logprob) (DeepSeekMath, arXiv 2402.03300):
 
-    -min(rho A, clip(rho, 1 - epsilon_low, 1 + epsilon_high) A) + beta KL
+    -min(rho A, clip(rho, 1 - epsilon_low, 1 + epsilon_high) A) + beta rho KL
     KL = exp(ref - logprob) - (ref - logprob) - 1
+
+The rho before KL makes the gradient that of the reverse KL, without bias (DeepSeek-V3.2,
+arXiv 2512.02556). Its value is 1 on policy, yet it changes the gradient; TRL 1.16 has it too.
 
 Every kind of loss is a sum over the batch divided by a number that is known before any forward
 (``loss_normaliser``). So a batch is a loop over groups, each with its own backward, and the sum of
@@ -64,6 +67,7 @@ def grpo_loss(
     epsilon_low: float = 0.2,
     epsilon_high: float = 0.2,
     beta: float = 0.0,
+    unbiased_kl: bool = True,
 ) -> tuple[Tensor, LossSums]:
     """Return the group's share of the batch's loss, and its sums for metrics.
 
@@ -79,6 +83,7 @@ def grpo_loss(
         epsilon_low: how far the ratio may fall below 1.
         epsilon_high: how far the ratio may rise above 1.
         beta: coefficient of the KL term; 0 switches the reference off.
+        unbiased_kl: weigh the KL term by the ratio; without, it is GRPO's as first published.
 
     Raises:
         ValueError: ``beta`` is not 0 and there are no reference log-probs.
@@ -93,7 +98,7 @@ def grpo_loss(
         if ref_logprobs_GR is None:
             raise ValueError("beta is not 0, so the reference policy's log-probs are needed")
         kl_GR = kl_estimate(logprobs_GR, ref_logprobs_GR)
-        loss_GR = loss_GR + beta * kl_GR
+        loss_GR = loss_GR + beta * (ratio_GR * kl_GR if unbiased_kl else kl_GR)
     low_GR = (ratio_GR < 1 - epsilon_low) & (advantages_G1 < 0) & mask_GR
     high_GR = (ratio_GR > 1 + epsilon_high) & (advantages_G1 > 0) & mask_GR
     sums = LossSums(
