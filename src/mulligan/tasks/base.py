@@ -60,6 +60,11 @@ class Task(ABC):
         candidates = dict.fromkeys([reflection, *lines])
         return any(self.verify(problem, text).passed for text in candidates)
 
+    def wrong_answers(self, problem: Problem) -> Iterable[str]:
+        """Return answers that must not pass, for ``mulligan validate``; by default none."""
+        del problem
+        return ()
+
     def demonstrations(self, count: int, seed: int) -> Iterable[Demonstration]:
         """Yield conversations for the supervised warm-up, from the training split only.
 

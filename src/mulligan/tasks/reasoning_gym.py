@@ -1,15 +1,17 @@
 """Any data set of the reasoning-gym package as a task: its score of 1.0 is a pass.
 
 Problems are generated: train and test come from seeds of their own, and a train problem that also
-is a test problem is left out. A data set's own notes about a problem need not be plain JSON, so a
-problem carries its seed and index, and the verifier generates it again.
+is a test problem is left out. A data set's entry, which its scorer wants back, holds tuples and
+numbers as keys that JSON does not know; it travels as a Python literal.
 """
 
+import ast
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
-from functools import lru_cache
+from functools import cached_property
 from typing import Any, ClassVar
 
 from mulligan.errors import MulliganError, nearest
@@ -20,6 +22,19 @@ from mulligan.types import Problem, Verdict
 INSTRUCTION = "\n\nWrite your final answer between <answer> and </answer>."
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 OWN_OPTIONS = ("seed", "train_size", "test_size")
+
+UNFIT = {
+    "codeio": "it runs code that draws random numbers, so its problems change from time to time",
+    "composite": "it is a mixture of other data sets, which are tasks of their own",
+    "game_of_life_halting": "its scorer passes any text as soon as there is one",
+}
+"""Data sets that cannot serve as tasks, and why."""
+
+HASH_DEPENDENT = ("isomorphic_strings", "polynomial_multiplication", "ransom_note", "word_ladder")
+"""Data sets that walk through Python sets, whose order changes with every process by default."""
+
+_EXAMPLES = ("possible_answer", "example_correct_answer")
+"""Where an entry without an answer of its own may have one that passes."""
 
 
 class ReasoningGym(Task):
@@ -52,13 +67,13 @@ class ReasoningGym(Task):
             "train": _create(dataset, derive_seed(seed, "train") % 2**31, train_size, config),
             "test": _create(dataset, derive_seed(seed, "test") % 2**31, test_size, config),
         }
-        self._entry = lru_cache(maxsize=64)(self._generate)
 
     def problems(self, split: Split) -> Iterator[Problem]:
         """Yield the problems of a split, each once."""
-        seen = set() if split == "test" else {problem.id for problem in self.problems("test")}
-        for index in range(self._splits[split].size):
-            problem = self._problem(split, index)
+        seen = set() if split == "test" else set(self._test_ids)
+        entries = self._splits[split]
+        for index in range(len(entries)):
+            problem = _problem(entries[index])
             if problem.id not in seen:
                 seen.add(problem.id)
                 yield problem
@@ -77,25 +92,48 @@ class ReasoningGym(Task):
         candidates = dict.fromkeys([*_ANSWER.findall(reflection), *lines])
         return any(self._score(problem, text) == 1 for text in candidates)
 
-    def _problem(self, split: Split, index: int) -> Problem:
-        entry = self._entry(split, index)
-        answer = entry["answer"]
-        text = entry["question"] + INSTRUCTION
-        # The id is that of the content; where to find it is added afterwards.
-        problem = Problem.create(text, {"dataset": self.dataset, "answer": str(answer)})
-        reference = None if answer is None else f"<answer>{answer}</answer>"
-        given = {"split": split, "index": index, "question": entry["question"]}
-        return replace(problem, given=given, reference=reference)
-
-    def _generate(self, split: Split, index: int) -> Mapping[str, Any]:
-        entry: Mapping[str, Any] = self._splits[split][index]
-        return entry
+    @cached_property
+    def _test_ids(self) -> set[str]:
+        return {problem.id for problem in self.problems("test")}
 
     def _score(self, problem: Problem, text: str) -> float:
-        entry = self._entry(problem.given["split"], problem.given["index"])
-        if entry["question"] != problem.given["question"]:
-            raise MulliganError(f"reasoning-gym's {self.dataset} does not repeat its problems")
-        return float(self._splits[problem.given["split"]].score_answer(text, entry))
+        entry = ast.literal_eval(problem.given["entry"])
+        return float(self._splits["test"].score_answer(text, entry))
+
+
+def _problem(entry: Mapping[str, Any]) -> Problem:
+    """Make a problem of a data set's entry.
+
+    The id is that of question and answer: the rest of the entry, such as the index at which it
+    was drawn, makes no difference to a problem.
+    """
+    answer = _answer(entry)
+    text = entry["question"] + INSTRUCTION
+    content = Problem.create(text, {"answer": answer})
+    return replace(
+        content,
+        given={"entry": repr(_literal(entry))},
+        reference=None if answer is None else f"<answer>{answer}</answer>",
+    )
+
+
+def _answer(entry: Mapping[str, Any]) -> str | None:
+    """Return an answer that passes, where the entry has one."""
+    if entry["answer"] is not None:
+        return str(entry["answer"])
+    examples = [entry["metadata"][key] for key in _EXAMPLES if key in entry["metadata"]]
+    if not examples:
+        return None
+    return examples[0] if isinstance(examples[0], str) else json.dumps(examples[0])
+
+
+def _literal(value: Any) -> Any:
+    """Replace numpy's numbers and strings by Python's, which can be written as literals."""
+    if isinstance(value, dict):
+        return {_literal(key): _literal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_literal(item) for item in value)
+    return value.item() if hasattr(value, "item") else value
 
 
 def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
@@ -134,6 +172,13 @@ def _create(name: str, seed: int, size: int, config: Mapping[str, Any]) -> Any:
         ) from error
     if name not in DATASETS:
         raise MulliganError(f"reasoning-gym has no data set {name!r} ({nearest(name, DATASETS)}).")
+    if name in UNFIT:
+        raise MulliganError(f"reasoning-gym's {name} cannot serve as a task: {UNFIT[name]}.")
+    if name in HASH_DEPENDENT and not os.environ.get("PYTHONHASHSEED", "").isdecimal():
+        raise MulliganError(
+            f"reasoning-gym's {name} makes other problems in every process. Set the environment "
+            f"variable PYTHONHASHSEED=0 to use it."
+        )
     settings = sorted({field.name for field in fields(DATASETS[name][1])} - {"seed", "size"})
     for key in config:
         if key not in settings:

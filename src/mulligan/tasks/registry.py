@@ -6,16 +6,19 @@ Python file of the user's own, a JSON-lines file, and ``reasoning_gym:NAME``.
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mulligan.errors import MulliganError, nearest
 from mulligan.tasks.base import Task, TaskSource
 from mulligan.tasks.user_file import explain, import_file
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 ENTRY_POINT_GROUP = "mulligan.tasks"
 REASONING_GYM = "reasoning_gym:"
@@ -67,6 +70,23 @@ def load_task(spec: str, options: Mapping[str, Any] | None = None) -> Task:
 def list_tasks() -> list[TaskEntry]:
     """Return the installed tasks, by name; one that cannot be imported is listed with its error."""
     return [_entry(point) for _, point in sorted(_installed().items())]
+
+
+def task_table(entries: Iterable[TaskEntry]) -> "Table":
+    """Return installed tasks, and the other forms that a recipe's ``task`` takes, as a table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for header in ("task", "what it is", "options", "from"):
+        table.add_column(header)
+    for entry in entries:
+        summary = Text(entry.summary, "" if entry.loads else "red")
+        table.add_row(Text(entry.name), summary, Text(", ".join(entry.options)), entry.package)
+    table.add_section()
+    for form, meaning in FORMS:
+        table.add_row(Text(form), Text(meaning), "", "")
+    return table
 
 
 def find_class(spec: str) -> type[Task]:

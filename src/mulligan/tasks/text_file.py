@@ -1,8 +1,9 @@
 """A task in a JSON-lines file: what is asked, and what the answer should be.
 
 Each line is an object with ``messages`` (chat messages, or the text of one user message) and
-``reference``; ``tools`` and any other field, which a Python verifier finds in ``problem.given``,
-may be added. How an answer is compared with the reference is an option of the task.
+``reference``. ``tools`` may be added, ``wrong`` (a list of answers that must not pass, which
+``mulligan validate`` tries), and any other field: a Python verifier finds it in ``problem.given``.
+How an answer is compared with the reference is an option of the task.
 """
 
 import json
@@ -63,6 +64,10 @@ class TextFile(Task):
         if isinstance(verdict, bool):
             return Verdict.right() if verdict else Verdict.wrong()
         return verdict
+
+    def wrong_answers(self, problem: Problem) -> list[str]:
+        """Return the row's own examples of wrong answers."""
+        return list(problem.given.get("wrong", ()))
 
     def _split_of(self, problem: Problem) -> Split:
         """Divide by the question alone: the split of a row does not depend on the other rows."""
@@ -199,8 +204,9 @@ def _row(line: str, where: str) -> dict[str, Any]:
         raise MulliganError(
             f"{where}: messages should be text, or a list of objects with role and content."
         )
-    if not isinstance(row.get("tools", []), list):
-        raise MulliganError(f"{where}: tools should be a list of tool descriptions.")
+    for key in ("tools", "wrong"):
+        if not isinstance(row.get(key, []), list):
+            raise MulliganError(f"{where}: {key} should be a list.")
     return row
 
 
