@@ -21,6 +21,7 @@ TIME = {
     "parameters": {"zone": {"type": "str", "description": "The zone.", "default": "UTC"}},
 }
 PARIS = {"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}
+PAIR = {"type": "array", "items": {"type": "integer"}}
 CET = {"name": "get_time", "arguments": {"zone": "CET"}}
 
 
@@ -78,6 +79,28 @@ def test_tools_that_have_a_json_schema_keep_it(task_of):
     rows = row(tools=[{**TIME, "parameters": schema}], answers=[CET])
     (problem,) = task_of(rows, test_share=0.0).problems("train")
     assert problem.tools[0]["function"]["parameters"] == schema
+
+
+@pytest.mark.parametrize(
+    ("written", "schema", "required"),
+    [
+        ("str", {"type": "string"}, True),
+        ("float, optional", {"type": "number"}, False),
+        ("Optional[bool]", {"type": "boolean"}, False),
+        ("List[int]", {"type": "array", "items": {"type": "integer"}}, True),
+        ("List[Tuple[int, int]]", {"type": "array", "items": PAIR}, True),
+        ("Dict[str, int]", {"type": "object"}, True),
+        ("List[Union[int, float]]", {"type": "array"}, True),
+        ("Callable[[float], float]", {}, True),
+        ("", {}, True),
+    ],
+)  # fmt: skip
+def test_a_python_type_becomes_what_json_schema_can_say_of_it(task_of, written, schema, required):
+    tool = {"name": "f", "description": "", "parameters": {"a": {"type": written}}}
+    (problem,) = task_of(row(tools=[tool]), test_share=0.0).problems("train")
+    parameters = problem.tools[0]["function"]["parameters"]
+    assert parameters["properties"] == {"a": schema}
+    assert parameters["required"] == (["a"] if required else [])
 
 
 def test_there_is_no_system_message_where_none_is_wanted(task_of):

@@ -135,8 +135,12 @@ def _schema(details: Mapping[str, Any]) -> dict[str, Any]:
 def _schema_of_type(text: str) -> dict[str, Any]:
     """Return what a Python type says in JSON schema; nothing for one that it does not know."""
     match = re.match(r"\s*(\w+)\s*(?:\[(.*)\])?", text)
-    kind = _TYPES.get(match[1].lower()) if match else None
-    if match is None or kind is None:
+    if match is None:
+        return {}
+    if match[1].lower() == "optional":
+        return _schema_of_type(match[2] or "")
+    kind = _TYPES.get(match[1].lower())
+    if kind is None:
         return {}
     items = _schema_of_type(match[2]) if kind == "array" and match[2] else {}
     return {"type": kind, "items": items} if items else {"type": kind}
