@@ -138,6 +138,17 @@ def test_an_answer_that_does_not_pass_has_its_status_and_reason(
     assert reason in task.reasons
 
 
+def test_its_own_wrong_answers_fail_each_for_its_reason(task_of, problem):
+    task = task_of(row())
+    reasons = [task.verify(problem, answer).reason for answer in task.wrong_answers(problem)]
+    assert reasons == [
+        "not_parseable",
+        "wrong_number_of_calls",
+        "unknown_tool",
+        "unexpected_parameter",
+    ]
+
+
 def test_the_same_row_twice_is_one_problem(task_of):
     assert len(task_of(row(), row(), test_share=0.0).problems("train")) == 1
 

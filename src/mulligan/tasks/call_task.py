@@ -12,7 +12,7 @@ from mulligan.randomness import derive_seed
 from mulligan.tasks import call_demonstrations as warm_up
 from mulligan.tasks.base import Split, Task
 from mulligan.tasks.call_reading import UnreadableError, find_calls, read_calls
-from mulligan.tasks.function_calls import REASONS, Call
+from mulligan.tasks.function_calls import REASONS, Call, write_calls
 from mulligan.tasks.tool_splits import clusters, in_test
 from mulligan.types import Demonstration, Message, Problem, Verdict
 
@@ -118,6 +118,18 @@ class CallTask(Task):
     @abstractmethod
     def expected_calls(self, problem: Problem) -> int:
         """Return how many calls the right answer has."""
+
+    def wrong_answers(self, problem: Problem) -> list[str]:
+        """Return the reference with faults that no rule forgives."""
+        reference = problem.reference or ""
+        first, *rest = calls = read_calls(reference)
+        more = {**first.arguments, "no such parameter": 1}
+        return [
+            reference[:-1],
+            write_calls([*calls, first]),
+            write_calls([Call(f"no_{first.name}", first.arguments), *rest]),
+            write_calls([Call(first.name, more), *rest]),
+        ]
 
     def demonstrations(self, count: int, seed: int) -> Iterator[Demonstration]:
         """Yield questions with their answers, and failures mended by reflection.
