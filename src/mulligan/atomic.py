@@ -62,7 +62,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     partial = _partial(path)
     with disk_errors(path):
-        remove_folder(partial)
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             yield partial
@@ -78,10 +78,9 @@ def remove_folder(path: Path) -> None:
     """Remove a folder where it exists; it vanishes under its name at once, never by halves."""
     if not path.exists():
         return
-    doomed = path if path.name.endswith(PARTIAL) else _partial(path)
-    if doomed != path:
-        shutil.rmtree(doomed, ignore_errors=True)
-        path.rename(doomed)
+    doomed = path.with_name(f".{path.name}.removed{PARTIAL}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
     shutil.rmtree(doomed)
 
 

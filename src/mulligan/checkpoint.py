@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mulligan.atomic import (
+    disk_errors,
     inside,
     remove_folder,
     remove_leftovers,
@@ -153,12 +154,13 @@ class Checkpoints:
         """Remove leftovers and what is older than the newest ``keep``; later ones are damaged."""
         if not self.folder.is_dir():
             return
-        remove_leftovers(self.folder)
         best = self.best()
         older = [self.path(step) for step in self.steps() if step <= newest]
-        for path in older[: -self.keep]:
-            if path != best:
-                remove_folder(path)
+        with disk_errors(self.folder):
+            remove_leftovers(self.folder)
+            for path in older[: -self.keep]:
+                if path != best:
+                    remove_folder(path)
 
 
 def verify(path: Path) -> None:
@@ -325,7 +327,8 @@ def load_training_state(
         SafetensorError,
     ) as error:
         raise MulliganError(
-            f"Checkpoint {folder} does not fit this model and its settings: {error}. Resume with "
+            f"Checkpoint {folder} does not fit this model and its settings: "
+            f"{' '.join(str(error).split())} Resume with "
             "the recipe that it was made with."
         ) from error
 

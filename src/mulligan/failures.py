@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from mulligan.records import RecordLog
 from mulligan.types import Failure, Sampling
 
 Positions = NDArray[np.uint64]
+
+_FEW = 4096
+_ROUNDS = 6
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2⁶⁴ over the golden ratio: the step of SplitMix64."""
 
 
 def failure_id(problem_id: str, sample: int, model: str, sampling: Sampling) -> str:
@@ -120,29 +126,30 @@ def _deferred(opening: Positions, tail: Positions, needed: int) -> Positions:
 def permuted(places: NDArray[np.int64], count: int, seed: int) -> Positions:
     """Return where a seeded permutation of ``range(count)`` sends some places.
 
-    A Feistel network permutes the smallest square power of two that holds ``count``; a place
-    that lands outside is sent on until it lands inside ("cycle walking": Black and Rogaway,
-    Ciphers with Arbitrary Finite Domains, 2002). Nothing of size ``count`` is ever made.
+    Few things are sorted by a random number each. For many, nothing of their size is ever made: a
+    Feistel network permutes the smallest square power of two that holds them, and a place that
+    lands outside is sent on until it lands inside ("cycle walking": Black and Rogaway, Ciphers
+    with Arbitrary Finite Domains, 2002).
     """
-    half = np.uint64(max(3, ((count - 1).bit_length() + 1) // 2))
+    if count <= _FEW:
+        numbers = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN + np.uint64(seed)
+        return np.argsort(_mix(numbers), kind="stable")[places].astype(np.uint64)
+    half = np.uint64(((count - 1).bit_length() + 1) // 2)
+    keys = [np.uint64(derive_seed(seed, number)) for number in range(_ROUNDS)]
     result = places.astype(np.uint64)
-    outside = np.ones(len(result), bool)
-    while outside.any():
-        result[outside] = _feistel(result[outside], half, seed)
-        outside = result >= count
+    outside = np.arange(len(result))
+    while len(outside):
+        result[outside] = _feistel(result[outside], half, keys)
+        outside = outside[result[outside] >= count]
     return result
 
 
-def _feistel(values: Positions, half: np.uint64, seed: int) -> Positions:
+def _feistel(values: Positions, half: np.uint64, keys: Sequence[np.uint64]) -> Positions:
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = values >> half, values & mask
-    for number in range(_ROUNDS):
-        key = np.uint64(derive_seed(seed, number))
+    for key in keys:
         left, right = right, left ^ (_mix(right ^ key) & mask)
     return (left << half) | right
-
-
-_ROUNDS = 6
 
 
 def _mix(values: Positions) -> Positions:

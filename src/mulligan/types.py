@@ -168,6 +168,21 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainedEpisode:
+    """A line of ``episodes.jsonl``."""
+
+    step: int
+    reward: float
+    advantage: float
+    episode: Episode
+
+    @property
+    def id(self) -> str:
+        """Unique within a run."""
+        return f"{self.step}-{self.episode.failure_id}-{self.episode.sample}"
+
+
+@dataclass(frozen=True, slots=True)
 class Demonstration:
     """A conversation for supervised warm-up: an answer, or a failure mended by reflection."""
 

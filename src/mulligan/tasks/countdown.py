@@ -38,6 +38,11 @@ COUNTS: Mapping[int, float] = MappingProxyType({2: 0.5, 3: 0.5})
 LARGEST = 10**6
 """Bound of numbers and targets, far inside what the parser reads."""
 MOST_NUMBERS = 8
+QUESTION = (
+    "Make {target} from {numbers}: use each number once with {operators}. "
+    "Answer with one equation."
+)
+"""How a problem is put, unless an option says otherwise."""
 _TRIES = 20_000
 """Draws without a new problem after which the problems of a kind count as used up."""
 
@@ -67,6 +72,8 @@ class Countdown(Task):
         train_size: how many training problems there are; ``None``: as many as can be had.
         rows: path of a JSON, JSON lines or Parquet file, or a Hub id, whose rows (``nums``,
             ``target``) are used. Counts and bounds then play no part.
+        question: how a problem is put; ``{target}``, ``{numbers}`` and ``{operators}`` stand for
+            its parts.
         system: a system message before the question; ``None`` for none.
         answer_share: the share of demonstrations that are a question and its answer.
         reflection_shares: weights of the kinds of reflection in the other demonstrations;
@@ -100,6 +107,7 @@ class Countdown(Task):
         test_size: int = 200,
         train_size: int | None = None,
         rows: str | None = None,
+        question: str = QUESTION,
         system: str | None = None,
         answer_share: float = 0.4,
         reflection_shares: Mapping[str, float] = warm_up.REFLECTION_SHARES,
@@ -117,6 +125,7 @@ class Countdown(Task):
         if system is not None and not isinstance(system, str):
             raise _wrong_option("system", "a text or null", system)
         self._system = system
+        self._question = _checked_question(question)
         self._answer_share = _fraction("answer_share", answer_share)
         self._reflection_shares = _checked_shares(reflection_shares)
         self._rows = None if rows is None else _read_puzzles(rows)
@@ -202,10 +211,14 @@ class Countdown(Task):
 
     def _problem(self, puzzle: Puzzle) -> Problem:
         numbers = ", ".join(map(str, puzzle.numbers))
-        question = (
-            f"Make {puzzle.target} from {numbers}: use each number once with "
-            f"{' '.join(self._operators)}. Answer with one equation."
-        )
+        question = self._question
+        parts = {
+            "{target}": str(puzzle.target),
+            "{numbers}": numbers,
+            "{operators}": " ".join(self._operators),
+        }
+        for name, value in parts.items():
+            question = question.replace(name, value)
         messages: list[Message] = [{"role": "user", "content": question}]
         if self._system is not None:
             messages.insert(0, {"role": "system", "content": self._system})
@@ -319,6 +332,12 @@ def _is_weight(value: Any) -> bool:
 
 def _wrong_option(name: str, expected: str, came: Any) -> MulliganError:
     return MulliganError(f"Countdown option {name!r} should be {expected}, but is {came!r}")
+
+
+def _checked_question(question: Any) -> str:
+    if isinstance(question, str) and "{target}" in question and "{numbers}" in question:
+        return question
+    raise _wrong_option("question", "a text with {target} and {numbers} in it", question)
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:

@@ -1,0 +1,203 @@
+"""The command line, in the words of the method."""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from mulligan.atomic import remove_folder
+from mulligan.config import Recipe, load_recipe
+from mulligan.errors import MulliganError
+from mulligan.run_folder import RunFolder
+
+app = typer.Typer(
+    help="A second chance for small language models, and learning from it: "
+    "fail, reflect, retry, and when the retry passes, reward the reflection.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(help="Overrides, such as train.steps=40.", metavar="NAME=VALUE"),
+]
+Target = Annotated[Path, typer.Argument(help="A run folder or a recipe.", metavar="RUN_OR_RECIPE")]
+Runs = Annotated[Path, typer.Option("--runs", help="Where run folders are made.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an existing run.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete an existing run first.")]
+
+STOPPED = 130
+"""Exit status of a run that was asked to stop, as shells have it for Ctrl-C."""
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend come as one message."""
+    logging.basicConfig(
+        level="WARNING",
+        format="%(message)s",
+        handlers=[RichHandler(console=errors, show_path=False, show_time=False)],
+    )
+    logging.getLogger("mulligan").setLevel("INFO")
+    try:
+        app()
+    except MulliganError as error:
+        errors.print("[bold red]error[/]", end=" ")
+        errors.print(str(error), markup=False, highlight=False)
+        sys.exit(1)
+
+
+@app.command()
+def demo(runs: Runs = Path("runs"), resume: Resume = False, overwrite: Overwrite = False) -> None:
+    """The whole method on a real model, on two CPU cores: about ten minutes."""
+    recipe = Path(__file__).parent / "recipes" / "demo.yaml"
+    run(recipe, None, runs, resume, overwrite)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/demo.yaml.")],
+    settings: Settings = None,
+    runs: Runs = Path("runs"),
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """All stages of a recipe, into one run folder."""
+    from mulligan.stages import STAGES, refuse_changed_settings
+
+    loaded = load_recipe(recipe, settings or ())
+    folder = RunFolder(runs / loaded.name)
+    if folder.path.exists() and any(folder.path.iterdir()):
+        if overwrite:
+            remove_folder(folder.path)
+        elif not resume:
+            raise MulliganError(
+                f"The run {folder.path} exists already. Go on with it by --resume, delete it by "
+                "--overwrite, or choose another name by name=..."
+            )
+        elif folder.config.exists():
+            refuse_changed_settings(folder, loaded)
+    _run_stages(loaded, folder, [stage.name for stage in STAGES])
+    _show_table(folder)
+    console.print(f"The report lies at [bold]{folder.report}[/]")
+
+
+@app.command()
+def warmup(target: Target, settings: Settings = None, runs: Runs = Path("runs")) -> None:
+    """Show the model the form of the task, supervised, where it is below the method's reach."""
+    _stage(target, settings, runs, ["warmup"])
+
+
+@app.command()
+def collect(target: Target, settings: Settings = None, runs: Runs = Path("runs")) -> None:
+    """Let the model try the training problems, and keep what it fails."""
+    _stage(target, settings, runs, ["warmup", "collect"])
+
+
+@app.command()
+def train(target: Target, settings: Settings = None, runs: Runs = Path("runs")) -> None:
+    """Reflect on the failures, retry, and reward the reflections that led to a pass."""
+    _stage(target, settings, runs, ["train"])
+
+
+@app.command()
+def evaluate(target: Target, settings: Settings = None, runs: Runs = Path("runs")) -> None:
+    """Measure first try, second try and controls, before training and, once trained, after."""
+    folder = _stage(target, settings, runs, ["warmup", "evaluate-before"])
+    if RunFolder(folder.path).checkpoints.exists():
+        _stage(folder.path, None, runs, ["evaluate-after"])
+    _show_table(folder)
+
+
+@app.command()
+def report(
+    target: Target,
+    runs: Runs = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+) -> None:
+    """Write the page that a person reads, and print its table."""
+    _, folder = _find(target, None, runs)
+    if as_json:
+        from mulligan.report.table import table, table_as_json
+
+        sys.stdout.write(json.dumps(table_as_json(table(folder.path)), indent=1) + "\n")
+        return
+    from mulligan.report.page import write_report
+
+    console.print(f"The report lies at [bold]{write_report(folder.path)}[/]")
+    _show_table(folder)
+
+
+@app.command()
+def show(
+    target: Target,
+    count: Annotated[int, typer.Option("--count", "-n", help="How many episodes.")] = 3,
+    runs: Runs = Path("runs"),
+) -> None:
+    """An episode or ten, in the terminal: failure, reflection, retry."""
+    from mulligan.show import show_episodes
+
+    _, folder = _find(target, None, runs)
+    show_episodes(folder, count, console)
+
+
+@app.command()
+def tasks() -> None:
+    """The tasks that are installed here."""
+    from mulligan.tasks.registry import list_tasks
+
+    for entry in list_tasks():
+        console.print(entry, highlight=False)
+
+
+def _stage(
+    target: Path, settings: Sequence[str] | None, runs: Path, names: Sequence[str]
+) -> RunFolder:
+    recipe, folder = _find(target, settings, runs)
+    _run_stages(recipe, folder, names)
+    return folder
+
+
+def _find(target: Path, settings: Sequence[str] | None, runs: Path) -> tuple[Recipe, RunFolder]:
+    """Return the recipe and run folder that a run or a recipe stands for."""
+    from mulligan.stages import recipe_of, refuse_changed_settings
+
+    if target.is_dir():
+        folder = RunFolder(target)
+        if not folder.config.exists():
+            raise MulliganError(f"{str(target)!r} is not a run: it has no config.yaml.")
+        if settings:
+            recipe = load_recipe(folder.config, [*settings, "made_with="])
+        return recipe_of(folder), folder
+    recipe = load_recipe(target, settings or ())
+    folder = RunFolder(runs / recipe.name)
+    if folder.config.exists():
+        refuse_changed_settings(folder, recipe)
+    return recipe, folder
+
+
+def _run_stages(recipe: Recipe, folder: RunFolder, names: Sequence[str]) -> None:
+    from mulligan.interrupt import StoppedEarly, StopRequest
+    from mulligan.stages import open_session, run_stages
+
+    stop = StopRequest()
+    try:
+        with stop.listening(console), open_session(recipe, folder, console, stop) as session:
+            run_stages(session, names)
+    except StoppedEarly as reached:
+        console.print(f"Stopped at {reached}; everything is saved. Go on with --resume.")
+        raise typer.Exit(STOPPED) from None
+
+
+def _show_table(folder: RunFolder) -> None:
+    from mulligan.report.table import print_table, table
+
+    print_table(table(folder.path), console)

@@ -1,0 +1,273 @@
+"""A run's settings: load, check, print, save.
+
+A recipe is a YAML file of these settings; ``name=value`` on the command line overrides one, with
+dots for sections (``train.steps=40``). Unknown names are refused with the nearest valid one.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from mulligan.errors import MulliganError, nearest
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Dtype = Literal["float32", "bfloat16"]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and closed to names it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Prompts(Section):
+    """What the model is told after a failure, and before the retry."""
+
+    reflect: str = (
+        "Your answer was wrong. In a sentence or two, reflect on what went wrong, "
+        "so that you can do better next time."
+    )
+    """The reflection request. It holds neither the right answer nor the verifier's reasons."""
+    retry: str = "{question}"
+    """The retry request; ``{question}`` stands for the problem's own words."""
+
+
+class WarmUp(Section):
+    """Supervised warm-up, for models below the method's reach."""
+
+    examples: PositiveInt = 900
+    """Demonstrations to train on, once each."""
+    learning_rate: PositiveFloat = 5e-5
+    batch: PositiveInt = 16
+    """Demonstrations in an optimiser step."""
+    warmup_share: Share = 0.1
+    """Share of the steps in which the learning rate rises."""
+    train_on_failed_attempt: bool = False
+    """Whether the wrong first answers of the demonstrations are trained on too."""
+
+
+class Collect(Section):
+    """Failures are collected once, offline, with the untrained model."""
+
+    problems: PositiveInt
+    """Problems of the training split to try."""
+    attempts: PositiveInt = 1
+    """Attempts at each; the failed ones are kept."""
+
+
+class Generate(Section):
+    """How the model writes, the same in collecting, training and evaluation."""
+
+    temperature: NonNegative = 0.9
+    answer_tokens: PositiveInt
+    """The longest answer, in tokens: first tries and retries."""
+    reflection_tokens: PositiveInt
+    """The longest reflection, in tokens."""
+    problems_at_once: PositiveInt = 64
+    """Problems that collecting and evaluating put to the engine together."""
+    memory_gib: PositiveFloat = 4.0
+    """Bound on the engine's key-value caches; larger work is split into waves that fit."""
+
+
+class Train(Section):
+    """GRPO on the tokens of the reflection."""
+
+    steps: PositiveInt
+    """Optimiser steps; the learning rate's schedule spans them all."""
+    stop_after: PositiveInt | None = None
+    """Stop after this step, to resume later; the schedule stays that of ``steps``."""
+    failures: PositiveInt = 256
+    """Failures in an optimiser step."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Reflections for each failure, G."""
+    learning_rate: PositiveFloat = 5e-7
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_share: Share = 0.03
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: NonNegative = 0.0
+    clip_gradient: PositiveFloat = 1.0
+    """Bound on the gradient's norm."""
+    kl_beta: NonNegative = 0.001
+    """Weight of the KL divergence from the reference policy; 0 switches the reference off."""
+    loss: Literal["grpo", "dapo", "dr_grpo"] = "grpo"
+    """How token losses are averaged, by TRL's names."""
+    scale_advantages: bool = True
+    """Whether advantages are divided by the standard deviation of the group's rewards."""
+    dead_groups: Literal["skip", "keep"] = "skip"
+    """Whether groups whose rewards are all equal are left out of the backward pass."""
+    tokens_at_once: PositiveInt = 16384
+    """Bound on the tokens of one training forward; larger groups are split."""
+    checkpoint_every: PositiveInt = 10
+    """Steps between checkpoints."""
+    keep_checkpoints: PositiveInt = 2
+    max_skipped_steps: PositiveInt = 5
+    """The run stops after this many steps whose loss or gradient was not finite."""
+
+
+class Evaluate(Section):
+    """The table and its controls, on problems that training never sees."""
+
+    problems: PositiveInt
+    """Problems of the test split."""
+    samples: PositiveInt = 1
+    """First tries at each problem, each with its second tries."""
+    controls: bool = True
+    """Whether to try again with no reflection and after another problem's reflection."""
+
+
+class Verify(Section):
+    """Where a task's verifier runs: safe built-in ones in process, all others apart."""
+
+    workers: PositiveInt = 2
+    deadline_seconds: PositiveFloat = 5.0
+    memory_mib: PositiveInt = 1024
+    max_error_share: Share = 0.1
+    """The run stops when a larger share of verdicts are verifier errors."""
+
+
+class Recipe(Section):
+    """Everything that defines a run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run's folder under ``runs/``."""
+    task: str
+    """An installed task's name, ``file.py``, ``file.jsonl``, or ``reasoning_gym:NAME``."""
+    task_options: Mapping[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the task."""
+    model: str = "smollm2-135m"
+    """Hub id, folder, or ``smollm2-135m``, which needs no hub."""
+    dtype: Dtype = "bfloat16"
+    """Precision of the arithmetic; the trained weights themselves are kept in float32."""
+    device: str = "auto"
+    """``auto`` takes a GPU where there is one."""
+    seed: int = 0
+    """Every random choice derives from it."""
+    prompts: Prompts = Prompts()
+    generate: Generate
+    verify: Verify = Verify()
+    warmup: WarmUp | None = None
+    """Left out: the model is used as it is."""
+    collect: Collect
+    train: Train
+    evaluate: Evaluate
+
+
+MAY_CHANGE_ON_RESUME = frozenset({"train.stop_after", "device", "generate.memory_gib"})
+"""Settings that leave the run's meaning alone; all others are fixed by its first start."""
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply ``name=value`` overrides, and check it.
+
+    Raises:
+        MulliganError: no such file, not YAML, an unknown name, or a wrong value.
+    """
+    settings = read_yaml(path)
+    for override in overrides:
+        _apply_override(settings, override)
+    return check_recipe(settings, str(path))
+
+
+def check_recipe(settings: Mapping[str, Any], source: str) -> Recipe:
+    """Check plain settings; ``source`` names where they come from in errors."""
+    try:
+        return Recipe.model_validate(settings)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(each)}" for each in error.errors())
+        raise MulliganError(f"{source} is not a valid recipe:\n{problems}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        MulliganError: no such file, not YAML, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise MulliganError(f"Cannot read {str(path)!r}: {error}.") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise MulliganError(f"{str(path)!r} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise MulliganError(f"{str(path)!r} should hold `name: value` lines, and does not.")
+    return content
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """Return a recipe as YAML, every setting resolved."""
+    return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def changed_settings(before: Recipe, after: Recipe) -> list[str]:
+    """Name the settings that differ and may not change when a run is resumed."""
+    old, new = _flatten(before.model_dump()), _flatten(after.model_dump())
+    return [
+        f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name not in MAY_CHANGE_ON_RESUME
+    ]
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _apply_override(settings: dict[str, Any], override: str) -> None:
+    """Put one ``section.name=value`` into plain settings; values are YAML."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise MulliganError(f"{override!r} is not of the form name=value.")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise MulliganError(f"The value of {override!r} is not YAML: {error}") from error
+    if isinstance(value, str):
+        value = _number(value)
+    *sections, name = path.split(".")
+    target = settings
+    for section in sections:
+        if target.get(section) is None:
+            target[section] = {}
+        target = target[section]
+        if not isinstance(target, dict):
+            raise MulliganError(f"{override!r}: {section!r} is a value, not a section.")
+    target[name] = value
+
+
+def _number(text: str) -> str | float:
+    """Read ``1e-6`` as people mean it; YAML 1.1 takes it for a string."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _explain(error: Any) -> str:
+    """Say what was expected and what came for one of pydantic's errors."""
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{path}: unknown name; {nearest(str(error['loc'][-1]), _names(error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"{path}: missing"
+    return f"{path}: {error['msg']}, but got {error['input']!r}"
+
+
+def _names(section: Sequence[str | int]) -> list[str]:
+    """Return the valid names of a section."""
+    model: type[BaseModel] = Recipe
+    for part in section:
+        annotation = model.model_fields[str(part)].annotation
+        kinds = [annotation, *get_args(annotation)]
+        model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
+    return list(model.model_fields)

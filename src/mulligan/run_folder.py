@@ -1,0 +1,70 @@
+"""The folder that holds everything about one experiment, and the name of each thing in it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where each part of a run lies."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The recipe as resolved, with versions and seed."""
+        return self.path / "config.yaml"
+
+    @property
+    def stages(self) -> Path:
+        """Which stages are done."""
+        return self.path / "stages.json"
+
+    @property
+    def warmed_up(self) -> Path:
+        """The model after the supervised warm-up, as a folder that transformers loads."""
+        return self.path / "warmed_up"
+
+    @property
+    def warmup_log(self) -> Path:
+        """A line a warm-up step."""
+        return self.path / "warmup.jsonl"
+
+    @property
+    def failures(self) -> Path:
+        """The failure store."""
+        return self.path / "failures.jsonl"
+
+    @property
+    def collected(self) -> Path:
+        """What became of the attempts, a line for each chunk of problems."""
+        return self.path / "collected.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """A line a training step; nothing in it depends on the clock."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timings(self) -> Path:
+        """How long each training step took, kept apart because no two runs agree on it."""
+        return self.path / "timings.jsonl"
+
+    @property
+    def episodes(self) -> Path:
+        """Every episode trained on."""
+        return self.path / "episodes.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folders ``step-N``."""
+        return self.path / "checkpoints"
+
+    def evaluation(self, when: str) -> Path:
+        """A line a trial, ``before`` or ``after`` training."""
+        return self.path / "evaluation" / f"{when}.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The page that a person reads."""
+        return self.path / "report.html"
