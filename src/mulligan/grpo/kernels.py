@@ -88,7 +88,14 @@ def _scores(q: Tensor, k: Tensor, causal: bool, scale: float) -> Tensor:
 
 
 class CpuFlashKernel:
-    """PyTorch's fused attention for CPUs, which never holds the scores of a block."""
+    """PyTorch's fused attention for CPUs, which never holds the scores of a block.
+
+    Its backward in half precision is slow on many short blocks: with 8 completions of 150 tokens
+    it takes three times as long as matrix products do, so those take the plain kernel.
+    """
+
+    SHORT = 256
+    """Keys up to which a half-precision backward goes the plain way."""
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float
