@@ -191,8 +191,10 @@ class Trainer:
             if is_dead(group.rewards_G) and not keep_dead:
                 continue
             completions = [episode.reflection.token_ids for episode in group.episodes]
-            for part in trunk.parts(group.prompt_ids, completions):
-                losses.append(partial(self._loss, group, part, normaliser, trunk, reference, sums))
+            losses.extend(
+                partial(self._loss, group, part, normaliser, trunk, reference, sums)
+                for part in trunk.parts(group.prompt_ids, completions)
+            )
         return losses
 
     def _loss(

@@ -358,8 +358,10 @@ def _checked_range(what: str, smallest: Any, largest: Any) -> range:
 
 
 def _checked_counts(counts: Any) -> dict[int, float]:
-    """Return weights by count; a list means equal weights."""
+    """Return weights by count; a list means equal weights, and JSON's keys are texts."""
     weights = dict.fromkeys(counts, 1.0) if isinstance(counts, list | tuple) else counts
+    if isinstance(weights, Mapping):
+        weights = {int(c) if str(c).isdecimal() else c: share for c, share in weights.items()}
     if (
         not isinstance(weights, Mapping)
         or not weights
