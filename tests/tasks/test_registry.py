@@ -156,6 +156,7 @@ def test_finding_a_task_does_not_import_torch():
 
     code = (
         "import sys; from mulligan.tasks.registry import load_task; load_task('countdown'); "
-        "import mulligan.tasks.validate, mulligan.tasks.scaffold; sys.exit('torch' in sys.modules)"
+        "import mulligan.tasks.validate, mulligan.tasks.scaffold, mulligan.tasks.worker; "
+        "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,6 +3,9 @@
 A verifier that hangs, crashes, leaves, floods its output or allocates without end costs one
 verdict ``error`` and one worker process, which is replaced. Requests are pipelined to the workers
 and acknowledged one by one, so that a worker's end points at the one answer that caused it.
+
+What a verifier starts is killed with its worker, by way of their process group; only a process
+that moves to a session of its own escapes that.
 """
 
 import selectors

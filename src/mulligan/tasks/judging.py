@@ -1,6 +1,6 @@
 """Calling a verifier and believing only a proper verdict."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import get_args
 
@@ -45,41 +45,34 @@ class ErrorShare:
 
     An ``error`` verdict says nothing about an answer, so it is neither a pass nor a failure; a run
     made mostly of them would learn from the few answers that happen not to break the verifier.
+    The share is that of the latest verdicts, so that a verifier that breaks late is noticed too.
 
     Args:
         limit: Largest share of verdicts that may be ``error``, from 0 to 1.
         at_least: How many verdicts are counted before the share is believed.
+        window: How many of the latest verdicts are looked at.
     """
 
-    def __init__(self, limit: float = 0.1, at_least: int = 20) -> None:
+    def __init__(self, limit: float = 0.1, at_least: int = 20, window: int = 1000) -> None:
         self.limit = limit
         self.at_least = at_least
-        self.total = 0
-        self.details: Counter[str] = Counter()
-
-    @property
-    def errors(self) -> int:
-        """How many verdicts were ``error``."""
-        return self.details.total()
+        self._errors: deque[str | None] = deque(maxlen=window)
 
     def add(self, verdicts: Iterable[Verdict]) -> None:
         """Count verdicts.
 
         Raises:
-            MulliganError: the share of errors among all verdicts so far is above the limit.
+            MulliganError: the share of errors among the latest verdicts is above the limit.
         """
         for verdict in verdicts:
-            self.total += 1
-            if verdict.status == "error":
-                self.details[verdict.detail] += 1
-        if self.total >= self.at_least and self.errors > self.limit * self.total:
-            self._stop()
-
-    def _stop(self) -> None:
-        detail, count = self.details.most_common(1)[0]
-        raise MulliganError(
-            f"The verifier broke on {self.errors} of {self.total} answers "
-            f"({self.errors / self.total:.0%}; at most {self.limit:.0%} may). Most often "
-            f"({count}x): {detail}. Mend the verifier, and check it with `mulligan validate TASK`; "
-            f"a higher limit can be set in the recipe."
-        )
+            self._errors.append(verdict.detail if verdict.status == "error" else None)
+        details = Counter(detail for detail in self._errors if detail is not None)
+        total = len(self._errors)
+        if total >= self.at_least and details.total() > self.limit * total:
+            commonest, count = details.most_common(1)[0]
+            raise MulliganError(
+                f"The verifier broke on {details.total()} of the last {total} answers "
+                f"({details.total() / total:.0%}; at most {self.limit:.0%} may). Most often "
+                f"({count}x): {commonest}. Mend the verifier, and check it with "
+                f"`mulligan validate TASK`; the recipe's verify.max_error_share sets the limit."
+            )

@@ -14,7 +14,7 @@ from typing import Any
 from mulligan.errors import MulliganError
 from mulligan.tasks.base import TaskSource
 
-START_S = 60.0
+START_S = 120.0
 """How long a worker may take to load its task, in seconds."""
 _CHUNK = 65536
 
