@@ -66,6 +66,8 @@ class Checkpoints:
             raise MulliganError(f"keep is {keep}, but at least 1 checkpoint has to stay.")
         self.folder = folder
         self.keep = keep
+        self._newest = 0
+        """The newest step known to be whole."""
 
     def save(
         self,
@@ -92,7 +94,8 @@ class Checkpoints:
                 write(partial)
                 _write_manifest(partial, step, info or {})
                 remove_folder(path)
-        self._tidy(step)
+        self._newest = step
+        self._tidy()
         return path
 
     def newest(self) -> Path | None:
@@ -109,13 +112,17 @@ class Checkpoints:
             except DamagedCheckpointError as error:
                 log.warning("%s It is passed over.", error)
             else:
-                self._tidy(step)
+                self._newest = step
+                self._tidy()
                 return self.path(step)
-        self._tidy(0)
+        self._newest = 0
+        self._tidy()
         return None
 
     def mark_best(self, step: int) -> None:
         """Say which checkpoint is the best by evaluation: it is never removed.
+
+        The one that was the best until now is removed where it is too old to be kept.
 
         Raises:
             MulliganError: there is no checkpoint of that step.
@@ -123,6 +130,7 @@ class Checkpoints:
         if not self.path(step).is_dir():
             raise MulliganError(f"There is no checkpoint {self.path(step)} to mark as the best.")
         write_atomically(self.folder / _BEST, json.dumps({"step": step}) + "\n")
+        self._tidy()
 
     def best(self) -> Path | None:
         """Return the checkpoint marked as the best; None where none is marked, or it is gone.
@@ -150,12 +158,15 @@ class Checkpoints:
         """Return where the checkpoint of a step lies."""
         return self.folder / f"step-{step}"
 
-    def _tidy(self, newest: int) -> None:
-        """Remove leftovers and what is older than the newest ``keep``; later ones are damaged."""
+    def _tidy(self) -> None:
+        """Remove leftovers, and what is older than the newest ``keep`` up to the newest whole one.
+
+        Those of later steps are damaged: they count for nothing, and stay until replaced.
+        """
         if not self.folder.is_dir():
             return
         best = self.best()
-        older = [self.path(step) for step in self.steps() if step <= newest]
+        older = [self.path(step) for step in self.steps() if step <= self._newest]
         with disk_errors(self.folder):
             remove_leftovers(self.folder)
             for path in older[: -self.keep]:
