@@ -43,7 +43,7 @@ def draw(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[Ten
     """
     top_B1 = logits_BV.amax(dim=-1, keepdim=True)
     scale = temperature if temperature > 0 else 1.0
-    weights_BV = logits_BV.float().sub_(top_B1).div_(scale).exp_()
+    weights_BV = logits_BV.to(torch.float32, copy=True).sub_(top_B1).div_(scale).exp_()
     blocks_BKW = _in_blocks(weights_BV)
     mass_BK = blocks_BKW.sum(dim=-1).double()
     total_B1 = mass_BK.sum(dim=-1, keepdim=True)
