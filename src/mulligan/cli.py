@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from mulligan.atomic import remove_folder
-from mulligan.config import Recipe, load_recipe
+from mulligan.config import Recipe, load_recipe, override_recipe
 from mulligan.errors import MulliganError
+from mulligan.lock import NAME as LOCK
+from mulligan.lock import hold
 from mulligan.run_folder import RunFolder
 
 app = typer.Typer(
@@ -77,7 +79,7 @@ def run(
     folder = RunFolder(runs / loaded.name)
     if folder.path.exists() and any(folder.path.iterdir()):
         if overwrite:
-            remove_folder(folder.path)
+            _remove_run(folder)
         elif not resume:
             raise MulliganError(
                 f"The run {folder.path} exists already. Go on with it by --resume, delete it by "
@@ -111,8 +113,10 @@ def train(target: Target, settings: Settings = None, runs: Runs = Path("runs")) 
 @app.command()
 def evaluate(target: Target, settings: Settings = None, runs: Runs = Path("runs")) -> None:
     """Measure first try, second try and controls, before training and, once trained, after."""
+    from mulligan.stages import stages_done
+
     folder = _stage(target, settings, runs, ["warmup", "evaluate-before"])
-    if RunFolder(folder.path).checkpoints.exists():
+    if "train" in stages_done(folder):
         _stage(folder.path, None, runs, ["evaluate-after"])
     _show_table(folder)
 
@@ -152,10 +156,21 @@ def show(
 @app.command()
 def tasks() -> None:
     """The tasks that are installed here."""
-    from mulligan.tasks.registry import list_tasks
+    from mulligan.tasks.registry import list_tasks, task_table
 
-    for entry in list_tasks():
-        console.print(entry, highlight=False)
+    console.print(task_table(list_tasks()))
+
+
+def _remove_run(folder: RunFolder) -> None:
+    """Delete a run that no process holds; never a folder that is something else."""
+    is_other = any(each.name != LOCK for each in folder.path.iterdir())
+    if is_other and not folder.config.exists():
+        raise MulliganError(
+            f"{folder.path} is not a run: it has no config.yaml, so --overwrite leaves it alone. "
+            "Choose another name by name=..., or delete it yourself."
+        )
+    with hold(folder.path):
+        remove_folder(folder.path)
 
 
 def _stage(
@@ -174,9 +189,9 @@ def _find(target: Path, settings: Sequence[str] | None, runs: Path) -> tuple[Rec
         folder = RunFolder(target)
         if not folder.config.exists():
             raise MulliganError(f"{str(target)!r} is not a run: it has no config.yaml.")
-        if settings:
-            recipe = load_recipe(folder.config, [*settings, "made_with="])
-        return recipe_of(folder), folder
+        recipe = override_recipe(recipe_of(folder), settings or (), str(folder.config))
+        refuse_changed_settings(folder, recipe)
+        return recipe, folder
     recipe = load_recipe(target, settings or ())
     folder = RunFolder(runs / recipe.name)
     if folder.config.exists():

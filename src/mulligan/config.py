@@ -172,6 +172,18 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return check_recipe(settings, str(path))
 
 
+def override_recipe(recipe: Recipe, overrides: Sequence[str], source: str) -> Recipe:
+    """Apply ``name=value`` overrides to a recipe, and check it again.
+
+    Raises:
+        MulliganError: an unknown name, or a wrong value.
+    """
+    settings = recipe.model_dump()
+    for override in overrides:
+        _apply_override(settings, override)
+    return check_recipe(settings, source)
+
+
 def check_recipe(settings: Mapping[str, Any], source: str) -> Recipe:
     """Check plain settings; ``source`` names where they come from in errors."""
     try:

@@ -10,6 +10,9 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
+from mulligan.errors import MulliganError
 from mulligan.types import Completion, Demonstration, Message, Problem, TokenIds
 
 if TYPE_CHECKING:
@@ -127,12 +130,19 @@ class Conversations:
         return self._template(messages, problem.tools) != self._template(messages, None)
 
     def _template(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> str:
-        rendered = self._tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tools=[dict(tool) for tool in tools] if tools else None,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tools=[dict(tool) for tool in tools] if tools else None,
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+        except TemplateError as error:
+            roles = ", ".join(str(message["role"]) for message in messages)
+            raise MulliganError(
+                f"The model's chat template refuses a conversation of {roles}: {error}. "
+                "Put the problem in roles that it knows, or use another model."
+            ) from error
         assert isinstance(rendered, str)
         return rendered
 

@@ -88,26 +88,41 @@ def load_model(
 
     tokenizer = load_tokenizer(name)
     weights = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    place = pick_device(device)
     model = _load(AutoModelForCausalLM.from_pretrained, name, dtype=weights, use_safetensors=True)
-    return model.to(pick_device(device)).eval(), tokenizer
+    return model.to(place).eval(), tokenizer
 
 
 def pick_device(device: str) -> str:
-    """Return the device to use: ``auto`` is the GPU where there is one."""
+    """Return the device to use: ``auto`` is the GPU where there is one.
+
+    Raises:
+        MulliganError: this machine has no such device.
+    """
     import torch
 
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise MulliganError(
+            f"Cannot compute on device {device!r}: {first_line} "
+            "Give device=auto, cpu, cuda or cuda:0."
+        ) from error
+    return device
 
 
 def _load(loader: Any, name: str, **options: Any) -> Any:
     """Call ``from_pretrained`` with remote code off; its many errors become one."""
+    from safetensors import SafetensorError
+
     source = resolve_model(name)
     try:
         return loader(source, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, SafetensorError) as error:
+        first_line = str(error).strip().partition("\n")[0]
         raise MulliganError(
             f"Cannot load model {name!r}: {first_line} "
             "Give a Hub id that this machine can reach, or a folder with safetensors weights."

@@ -169,16 +169,18 @@ class Session:
 
     def is_done(self, stage: str) -> bool:
         """Whether a stage has ended in this run folder."""
-        return stage in self._done()
+        return stage in stages_done(self.run)
 
     def mark_done(self, stage: str) -> None:
         """Remember that a stage has ended."""
-        write_atomically(self.run.stages, json.dumps([*self._done(), stage]) + "\n")
+        write_atomically(self.run.stages, json.dumps([*stages_done(self.run), stage]) + "\n")
 
-    def _done(self) -> list[str]:
-        if not self.run.stages.exists():
-            return []
-        return list(json.loads(self.run.stages.read_text(encoding="utf-8")))
+
+def stages_done(run: RunFolder) -> list[str]:
+    """Return the names of the stages that have ended in a run folder."""
+    if not run.stages.exists():
+        return []
+    return list(json.loads(run.stages.read_text(encoding="utf-8")))
 
 
 def warm_up_stage(session: Session) -> None:

@@ -144,6 +144,8 @@ class Trainer:
                 self._refuse_too_many_skips(skipped)
                 if stopping and step < settings.steps:
                     raise StoppedEarly(f"step {step} of {settings.steps}")
+        if (reached := max(done, last)) < settings.steps:
+            raise StoppedEarly(f"step {reached} of {settings.steps}")
         self._refuse_if_nothing_was_learned()
 
     @property
