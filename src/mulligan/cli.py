@@ -25,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 110)  # in a log, no table is cut short
 errors = Console(stderr=True)
 
 Settings = Annotated[
@@ -53,7 +53,7 @@ def main() -> None:
         app()
     except MulliganError as error:
         errors.print("[bold red]error[/]", end=" ")
-        errors.print(str(error), markup=False, highlight=False)
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -156,21 +156,44 @@ def show(
 @app.command()
 def tasks() -> None:
     """The tasks that are installed here."""
-    from mulligan.tasks.registry import list_tasks, task_table
+    from mulligan.tasks.registry import list_tasks
 
-    console.print(task_table(list_tasks()))
+    for entry in list_tasks():
+        console.print(f"[bold]{entry.name}[/]", f"({entry.package})", highlight=False)
+        console.print(f"  {entry.summary}", markup=False, highlight=False)
+        console.print(f"  options: {', '.join(entry.options)}", markup=False, highlight=False)
+    console.print("and any file.py, file.jsonl or reasoning_gym:NAME", highlight=False)
 
 
-def _remove_run(folder: RunFolder) -> None:
-    """Delete a run that no process holds; never a folder that is something else."""
-    is_other = any(each.name != LOCK for each in folder.path.iterdir())
-    if is_other and not folder.config.exists():
-        raise MulliganError(
-            f"{folder.path} is not a run: it has no config.yaml, so --overwrite leaves it alone. "
-            "Choose another name by name=..., or delete it yourself."
-        )
-    with hold(folder.path):
-        remove_folder(folder.path)
+@app.command()
+def validate(
+    task: Annotated[str, typer.Argument(help="A task, as recipes name it.")],
+    options: Annotated[
+        list[str] | None, typer.Argument(help="Task options.", metavar="NAME=VALUE")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", help="Problems of each split.")] = 100,
+) -> None:
+    """Check a task without a model: references pass, wrong answers do not, ids and splits hold."""
+    from mulligan.config import as_settings
+    from mulligan.tasks.registry import load_task
+    from mulligan.tasks.validate import passed, validate_task, validation_table
+
+    checks = validate_task(load_task(task, as_settings(options or ())), count)
+    console.print(validation_table(task, checks))
+    if not passed(checks):
+        raise typer.Exit(1)
+
+
+@app.command("new-task")
+def new_task(
+    name: Annotated[str, typer.Argument(help="Name of the task, such as my_task.")],
+    folder: Annotated[Path, typer.Option("--folder", help="Where to write it.")] = Path(),
+) -> None:
+    """Write a task file to start from, and its test; both work as they are."""
+    from mulligan.tasks import scaffold
+
+    for path in scaffold.new_task(name, folder):
+        console.print(f"wrote {path}", highlight=False)
 
 
 def _stage(
@@ -197,6 +220,16 @@ def _find(target: Path, settings: Sequence[str] | None, runs: Path) -> tuple[Rec
     if folder.config.exists():
         refuse_changed_settings(folder, recipe)
     return recipe, folder
+
+
+def _remove_run(folder: RunFolder) -> None:
+    """Delete what a run folder holds, unless another process is at work in it."""
+    with hold(folder.path):
+        for entry in folder.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                remove_folder(entry)
+            elif entry.name != LOCK:
+                entry.unlink()
 
 
 def _run_stages(recipe: Recipe, folder: RunFolder, names: Sequence[str]) -> None:

@@ -184,6 +184,18 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str], source: str) -> Re
     return check_recipe(settings, source)
 
 
+def as_settings(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``name=value`` texts as plain settings.
+
+    Raises:
+        MulliganError: one is not of that form.
+    """
+    settings: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(settings, override)
+    return settings
+
+
 def check_recipe(settings: Mapping[str, Any], source: str) -> Recipe:
     """Check plain settings; ``source`` names where they come from in errors."""
     try:
@@ -228,7 +240,7 @@ def changed_settings(before: Recipe, after: Recipe) -> list[str]:
 def _flatten(settings: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             flat |= _flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value

@@ -117,8 +117,10 @@ def pick_device(device: str) -> str:
 def _load(loader: Any, name: str, **options: Any) -> Any:
     """Call ``from_pretrained`` with remote code off; its many errors become one."""
     from safetensors import SafetensorError
+    from transformers.utils.logging import disable_progress_bar
 
     source = resolve_model(name)
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # a stage shows one bar, its own
     try:
         return loader(source, trust_remote_code=False, **options)
     except (OSError, ValueError, SafetensorError) as error:
