@@ -106,11 +106,18 @@ def lesson(conversations: Conversations, demo: Demonstration, settings: WarmUp) 
 
 def batch_losses(trunk: Trunk, batch: Sequence[Lesson]) -> list[Callable[[], Tensor]]:
     """Return the batch's loss in parts that fit: mean over the batch's trained tokens."""
-    shared = common_prefix([each.token_ids for each in batch])
-    rests = [each.token_ids[shared:] for each in batch]
-    masks = [each.trained[shared:] for each in batch]
-    tokens = sum(map(sum, masks))
-    prompt = batch[0].token_ids[:shared]
+    tokens = sum(sum(each.trained) for each in batch)
+    groups: dict[int, list[Lesson]] = {}  # by first token: a group needs a beginning to share
+    for each in batch:
+        groups.setdefault(each.token_ids[0], []).append(each)
+    return [loss for group in groups.values() for loss in _group_losses(trunk, group, tokens)]
+
+
+def _group_losses(trunk: Trunk, group: Sequence[Lesson], tokens: int) -> list[Callable[[], Tensor]]:
+    shared = common_prefix(group)
+    prompt = group[0].token_ids[:shared]
+    rests = [each.token_ids[shared:] for each in group]
+    masks = [each.trained[shared:] for each in group]
     return [
         partial(_loss, trunk, prompt, rests[part], masks[part], tokens)
         for part in trunk.parts(prompt, rests)
@@ -124,16 +131,13 @@ def _loss(
     masks: Sequence[Sequence[bool]],
     tokens: int,
 ) -> Tensor:
-    logprobs_GR, mask_GR = trunk(prompt, rests)
-    trained_GR = torch.zeros_like(mask_GR)
-    for row, mask in enumerate(masks):
-        trained_GR[row, : len(mask)] = torch.tensor(mask, device=mask_GR.device)
-    loss: Tensor = -logprobs_GR.masked_fill(~trained_GR, 0.0).sum() / tokens
+    logprobs_GR, _ = trunk(prompt, rests, scored=masks)
+    loss: Tensor = -logprobs_GR.sum() / tokens
     return loss
 
 
-def common_prefix(sequences: Sequence[TokenIds]) -> int:
-    """Return how many leading tokens all sequences share; each keeps at least one of its own."""
-    columns = zip(*sequences, strict=False)
+def common_prefix(lessons: Sequence[Lesson]) -> int:
+    """Return how many leading tokens all lessons share that none of them trains on."""
+    columns = zip(*(each.token_ids for each in lessons), strict=False)
     shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    return min(shared, min(map(len, sequences)) - 1)
+    return min(shared, *(each.trained.index(True) for each in lessons))
