@@ -1,0 +1,179 @@
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from mulligan.config import (
+    as_yaml,
+    changed_settings,
+    check_recipe,
+    load_recipe,
+    override_recipe,
+)
+from mulligan.errors import MulliganError
+from tiny import RECIPE, tiny_recipe
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+def refusal(settings):
+    with pytest.raises(MulliganError) as caught:
+        check_recipe(settings, "recipe.yaml")
+    return str(caught.value)
+
+
+def test_a_recipe_is_read_with_the_values_of_the_method_where_it_says_nothing(recipe_file):
+    recipe = load_recipe(recipe_file)
+    assert recipe.train.steps == 4
+    assert recipe.generate.temperature == 0.9
+    assert recipe.train.clip_gradient == 1.0
+    assert recipe.train.schedule == "cosine"
+    assert recipe.train.loss == "grpo"
+
+
+def test_the_defaults_of_training_are_those_of_the_paper():
+    train = check_recipe(RECIPE | {"train": {"steps": 1}}, "recipe").train
+    assert (train.failures, train.group_size, train.kl_beta) == (256, 8, 0.001)
+    assert (train.learning_rate, train.warmup_share) == (5e-7, 0.03)
+
+
+def test_a_recipe_survives_being_saved_and_read_again():
+    recipe = tiny_recipe(task_options={"counts": {2: 0.5, 3: 0.5}, "words": "größer"})
+    assert check_recipe(yaml.safe_load(as_yaml(recipe)), "saved") == recipe
+
+
+def test_a_recipe_is_frozen():
+    with pytest.raises(ValidationError):
+        tiny_recipe().seed = 3
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"sed": 3}, "sed: unknown name; did you mean 'seed'?"),
+        ({"train": {"step": 3}}, "train.step: unknown name; did you mean 'steps'?"),
+        ({"warmup": {"exampels": 3}}, "warmup.exampels: unknown name; did you mean 'examples'?"),
+        ({"generate": {"zzz": 1}}, "generate.zzz: unknown name; valid names: answer_tokens, "),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_valid_one(change, says):
+    assert says in refusal(RECIPE | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seed": "seven"}, "seed: Input should be a valid integer"),
+        ({"train": {"steps": -1}}, "train.steps: Input should be greater than 0, but got -1"),
+        ({"train": {"steps": 1, "group_size": 1}}, "greater than or equal to 2, but got 1"),
+        ({"train": {"steps": 1, "loss": "ppo"}}, "'grpo', 'dapo' or 'dr_grpo', but got 'ppo'"),
+        ({"dtype": "int8"}, "'float32' or 'bfloat16', but got 'int8'"),
+        ({"collect": 5}, "collect: Input should be a valid dictionary"),
+        ({"name": "../elsewhere"}, "name: String should match pattern"),
+        ({"generate": RECIPE["generate"] | {"temperature": float("inf")}}, "temperature: Input"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_was_expected_and_what_came(change, says):
+    assert says in refusal(RECIPE | change)
+
+
+def test_a_missing_section_is_named():
+    assert "collect: missing" in refusal({k: v for k, v in RECIPE.items() if k != "collect"})
+
+
+def test_every_mistake_is_named_at_once():
+    said = refusal(RECIPE | {"sed": 1, "dtype": "int8"})
+    assert "sed" in said
+    assert "dtype" in said
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("train.learning_rate=1e-6", 1e-6),
+        ("train.learning_rate=0.001", 0.001),
+        ("train.learning_rate=2", 2.0),
+        ("train.steps=40", 40),
+        ("train.stop_after=null", None),
+        ("train.scale_advantages=false", False),
+        ("model=owner/name", "owner/name"),
+        ("warmup=null", None),
+        ("task_options.limit=3", {"limit": 3}),
+        ("prompts.reflect=a=b: c", "a=b: c"),
+    ],
+)
+def test_a_setting_is_overridden_by_name(recipe_file, override, value):
+    if ": " in override:
+        override = f"{override.partition('=')[0]}='{override.partition('=')[2]}'"
+    found = load_recipe(recipe_file, [override])
+    for part in override.partition("=")[0].split("."):
+        if isinstance(found, dict):
+            break
+        found = getattr(found, part)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_an_override_makes_a_section_that_the_recipe_leaves_out(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in RECIPE.items() if k != "warmup"}))
+    assert load_recipe(path).warmup is None
+    assert load_recipe(path, ["warmup.examples=7"]).warmup.examples == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.steps", "not of the form name=value"),
+        ("=3", "not of the form name=value"),
+        ("seed.deeper=3", "'seed' is a value, not a section"),
+        ("train.stepz=3", "did you mean 'steps'?"),
+        ("train.steps=[1", "is not YAML"),
+        ("train.steps=many", "Input should be a valid integer"),
+    ],
+)
+def test_an_override_that_makes_no_sense_is_refused(tmp_path, override, says):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE | {"seed": 1}))
+    with pytest.raises(MulliganError, match="(?s)" + says.replace("?", r"\?")):
+        load_recipe(path, [override])
+
+
+def test_settings_of_a_run_are_overridden_the_same_way():
+    recipe = tiny_recipe()
+    changed = override_recipe(recipe, ["train.stop_after=2"], "run")
+    assert changed.train.stop_after == 2
+    assert recipe.train.stop_after is None
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "just words", "a: [1", "\x00", ""])
+def test_a_file_that_is_no_mapping_of_settings_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "broken.yaml"
+    path.write_text(content)
+    with pytest.raises(MulliganError, match=r"broken\.yaml"):
+        load_recipe(path)
+
+
+def test_a_recipe_that_is_not_there_is_refused_by_name(tmp_path):
+    with pytest.raises(MulliganError, match=r"Cannot read .*none\.yaml"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_changed_settings_are_named_with_both_values():
+    before = tiny_recipe()
+    after = override_recipe(before, ["train.steps=9", "seed=1", "task_options.words=2"], "new")
+    assert changed_settings(before, after) == [
+        "seed: 0 -> 1",
+        "task_options.words: None -> 2",
+        "train.steps: 4 -> 9",
+    ]
+
+
+def test_where_and_how_far_a_run_goes_may_change():
+    before = tiny_recipe()
+    overrides = ["train.stop_after=2", "device=cuda", "generate.memory_gib=8"]
+    assert changed_settings(before, override_recipe(before, overrides, "new")) == []
