@@ -35,8 +35,8 @@ class Layout:
     """Where each token of one forward pass stands.
 
     The stream holds N tokens: those of the first row, then those of the second, and so on. B rows
-    take part, at most S tokens each; G trunks of at most P tokens, T columns of branches. Rows of a
-    group are laid side by side, R at most, to read their trunk together.
+    take part, at most S tokens each; G trunks of P columns, branches of T columns. Rows of a group
+    are laid side by side, R at most, to read their trunk together.
     """
 
     own: Block
@@ -81,7 +81,7 @@ class Layout:
         """Lay out ``counts[b]`` tokens for slot ``first + b``, from column ``starts[b]`` on.
 
         Args:
-            own: the block that takes the new keys and values.
+            own: the block that takes the new keys and values; it grows where it must.
             first: the first slot that takes part.
             starts: column of each row's first new token.
             counts: new tokens of each row.
@@ -101,12 +101,12 @@ class Layout:
             packed = row_N * width + place_N
             padded = np.zeros(rows * width, dtype=np.int64)
             padded[packed] = np.arange(len(row_N))
-        columns = int((start_B + count_B).max())
+        own.reserve(int((start_B + count_B).max()))
         fresh = trunk is None and not start_B.any()
         groups, grouped, ungrouped, size, span = slice(0, 0), None, None, 1, 0
         if trunk is not None:
             groups, grouped, ungrouped, size = _group(np.asarray(group_of_row))
-            span = int(max(trunk_lengths))
+            span = trunk.columns
 
         def tensor(array: Any) -> Any:
             return None if array is None else torch.as_tensor(array, device=device)
@@ -115,7 +115,7 @@ class Layout:
         if not fresh:
             lengths = np.asarray(trunk_lengths) if trunk is not None else np.zeros(rows)
             bias = _bias(
-                tensor(start_B), tensor(count_B), tensor(lengths), width, columns, span, device
+                tensor(start_B), tensor(count_B), tensor(lengths), width, own.columns, span, device
             )
         return cls(
             own=own,
@@ -131,7 +131,7 @@ class Layout:
             ungrouped_B=tensor(ungrouped),
             group_size=size,
             width=width,
-            columns=columns,
+            columns=own.columns,
             trunk_columns=span,
             bias_BSK=bias,
         )
@@ -217,10 +217,11 @@ def attend(
     if layout.padded_BS is not None:
         query_NHD = query_NHD[layout.padded_BS]
     query_BSHD = torch.unflatten(query_NHD, 0, (-1, layout.width))
-    keys = layout.own.keys[layer][layout.rows, :, : layout.columns]
-    values = layout.own.values[layer][layout.rows, :, : layout.columns]
+    # All columns, used or not: a whole block is contiguous, and products would copy a part of it.
+    keys, values = layout.own.keys[layer][layout.rows], layout.own.values[layer][layout.rows]
     if layout.bias_BSK is None:
-        out_BSHD = _causal(query_BSHD, keys, values, scale)
+        used = slice(0, layout.width)
+        out_BSHD = _causal(query_BSHD, keys[:, :, used], values[:, :, used], scale)
     else:
         out_BSHD = _over_trunk_and_branch(query_BSHD, keys, values, scale, layer, layout)
     out_NHD = out_BSHD.flatten(0, 1)
@@ -269,24 +270,30 @@ def _over_trunk_and_branch(
         .reshape(rows, kv_heads, -1, size)
     )
     per_key = heads // kv_heads
+    bias = layout.bias_BSK[:, None, None]
     scores = query_BHQD.new_empty(
-        rows, kv_heads, per_key * width, span + layout.columns, dtype=torch.float32
+        rows, kv_heads, per_key, width, span + layout.columns, dtype=torch.float32
     )
+
+    def put(product_BHQK: Tensor, part: slice) -> None:
+        """Scale, mask and convert in one pass, into the part's place."""
+        product = torch.unflatten(product_BHQK, 2, (per_key, width))
+        torch.add(bias[..., part], product, alpha=scale, out=scores[..., part])
+
+    put(_matmul(query_BHQD, keys.transpose(2, 3)), slice(span, None))
     if span:
         assert layout.trunk is not None
-        trunk_keys = layout.trunk.keys[layer][layout.groups, :, :span]
+        trunk_keys = layout.trunk.keys[layer][layout.groups]
         grouped = _matmul(_gather(query_BHQD, layout), trunk_keys.transpose(2, 3))
-        scores[..., :span] = _scatter(grouped, layout)
-    scores[..., span:] = _matmul(query_BHQD, keys.transpose(2, 3))
-    scores = torch.add(
-        layout.bias_BSK[:, None, None], torch.unflatten(scores, 2, (per_key, width)), alpha=scale
-    ).flatten(2, 3)
-    weights = scores.softmax(dim=-1).to(values.dtype)
-    out_BHQD = _matmul(weights[..., span:], values)
+        put(_scatter(grouped, layout), slice(0, span))
+    weights_BHQK = torch.softmax(scores, dim=-1, out=scores).flatten(2, 3)
+    # Converted part by part: the products want their operands contiguous anyway.
+    out_BHQD = _matmul(_contiguous(weights_BHQK[..., span:], values.dtype), values)
     if span:
         assert layout.trunk is not None
-        trunk_values = layout.trunk.values[layer][layout.groups, :, :span]
-        grouped = _matmul(_gather(weights[..., :span], layout), trunk_values)
+        trunk_values = layout.trunk.values[layer][layout.groups]
+        trunk_weights = _contiguous(weights_BHQK[..., :span], values.dtype)
+        grouped = _matmul(_gather(trunk_weights, layout), trunk_values)
         out_BHQD = out_BHQD + _scatter(grouped, layout)
     out = torch.unflatten(out_BHQD, 2, (per_key, width)).permute(0, 3, 1, 2, 4)
     return out.reshape(rows, width, heads, -1)
@@ -309,6 +316,10 @@ def _scatter(groups_GHQX: Tensor, layout: Layout) -> Tensor:
     if layout.ungrouped_B is not None:
         groups_GHQX = groups_GHQX[layout.ungrouped_B]
     return groups_GHQX
+
+
+def _contiguous(states: Tensor, dtype: torch.dtype) -> Tensor:
+    return states.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 def _matmul(left_BHQX: Tensor, right_BHXY: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from mulligan.engines.prefix_cache import Block, KnownSequence, Trunk
 from mulligan.engines.sampling import draw, uniforms
 from mulligan.types import Sampling, TokenIds
 
-_STREAM_TOKENS = 2048
-"""Tokens of one prefill pass: enough for full speed, few enough for small activations."""
+_STREAM_TOKENS = 512
+"""Tokens of one prefill pass: enough for full speed, few enough that they stay in the caches."""
 _RETIRE = 16
 """Ended rows leave the batch when they are one in so many: moving them costs about as much as
 computing a few of them once more."""
@@ -88,8 +88,7 @@ class Wave:
             for prompt, trunk in zip(prompts, trunks, strict=True)
             for index in prompt.rows
         ]
-        columns = max(prompt.branch_length for prompt in prompts) + sampling.max_tokens - 1
-        self._own = Block(len(self._rows), columns)
+        self._own = Block(len(self._rows), max(prompt.branch_length for prompt in prompts))
 
     def run(self) -> list[Row]:
         """Generate all rows to their ends."""

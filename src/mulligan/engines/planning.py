@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from mulligan.engines.decoding import PlannedPrompt, trunk_key
-from mulligan.engines.prefix_cache import Block, PrefixStore
+from mulligan.engines.prefix_cache import GROWTH, Block, PrefixStore
 from mulligan.errors import MulliganError
 from mulligan.types import Sampling, TokenIds
 
@@ -109,7 +109,7 @@ class Plan:
         """
         trunks = {trunk_key(prompt): prompt.trunk_length for prompt in wave}
         rows = sum(len(prompt.rows) for prompt in wave)
-        columns = max(prompt.branch_length for prompt in wave) + self._max_tokens
+        columns = max(prompt.branch_length for prompt in wave) + self._max_tokens + GROWTH
         tokens = len(trunks) * max(trunks.values()) + rows * columns
         return tokens * self._token_bytes
 

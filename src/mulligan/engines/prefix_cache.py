@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from itertools import count
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 
 from mulligan.types import TokenIds
 
+GROWTH = 32
+"""Columns that a block grows by: attention reads unused ones too, and growing copies the block."""
 _numbers = count()
 
 
@@ -36,6 +39,17 @@ class Block:
         self.values: dict[int, Tensor] = {}
         self.slot_of_row = np.arange(rows)
         self.row_in_slot = np.arange(rows)
+
+    def reserve(self, columns: int) -> None:
+        """Make room for rows of so many tokens, and a few more so that it is seldom needed."""
+        if columns <= self.columns:
+            return
+        added = -(-columns // GROWTH) * GROWTH - self.columns
+        self.columns += added
+        for side in (self.keys, self.values):
+            for layer in side:
+                # One layer at a time, so that only one is in memory twice.
+                side[layer] = F.pad(side[layer], (0, 0, 0, added))
 
     @property
     def nbytes(self) -> int:
