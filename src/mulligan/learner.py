@@ -6,9 +6,11 @@ scales to the devices it is launched on.
 """
 
 import math
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -16,6 +18,17 @@ from transformers import get_scheduler
 
 from mulligan.config import Dtype
 from mulligan.errors import MulliganError
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the generators that a model may draw from while it is trained, for dropout say.
+
+    A process starts with random ones; seeded, they are the same in every run of a seed, and a
+    checkpoint's random states too.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from mulligan.grpo.advantages import is_dead
 from mulligan.grpo.loss import grpo_loss, loss_normaliser
 from mulligan.grpo.trunk import Trunk
 from mulligan.interrupt import StoppedEarly, StopRequest
-from mulligan.learner import Learner, Update
+from mulligan.learner import Learner, Update, seed_generators
 from mulligan.randomness import derive_seed
 from mulligan.records import RecordLog
 from mulligan.rollout import Verify, reflect_and_retry
@@ -108,6 +108,7 @@ class Trainer:
         """
         settings = self.recipe.train
         self.store.require(settings.failures)
+        seed_generators(derive_seed(self.recipe.seed, "train"))
         trunk = Trunk(self.policy, max_tokens=settings.tokens_at_once)
         reference = Trunk(_frozen_copy(self.policy)) if settings.kl_beta > 0 else None
         learner = self._learner()

@@ -21,7 +21,7 @@ from mulligan.config import Dtype, WarmUp
 from mulligan.conversation import Conversations
 from mulligan.errors import MulliganError
 from mulligan.grpo.trunk import Trunk
-from mulligan.learner import Learner
+from mulligan.learner import Learner, seed_generators
 from mulligan.randomness import derive_seed
 from mulligan.types import Demonstration, TokenIds
 
@@ -67,6 +67,7 @@ def warm_up(
             "This task offers no demonstrations, so there is nothing to warm up on. "
             "Leave `warmup` out of the recipe, or give the task a `demonstrations` method."
         )
+    seed_generators(derive_seed(seed, "warmup", "generators"))
     order = torch.Generator().manual_seed(derive_seed(seed, "warmup"))
     lessons = [lesson(conversations, each, settings) for each in demonstrations]
     shuffled = [lessons[i] for i in torch.randperm(len(lessons), generator=order).tolist()]
