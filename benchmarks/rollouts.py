@@ -224,6 +224,14 @@ def _interleaved(
     return rates, kept
 
 
+def _timed(
+    rollout: Callable[[int], Rollout], seed: int, device: torch.device
+) -> tuple[float, Rollout]:
+    done: list[Rollout] = []
+    taken = seconds(lambda: done.append(rollout(seed)), device)
+    return taken, done[0]
+
+
 def _fixed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, repeats: int) -> list[float]:
     """Return tokens a second without stops, prompts included in the time."""
     engine = LocalEngine(model, tokenizer, eos_ids=())
