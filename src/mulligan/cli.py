@@ -14,7 +14,6 @@ from rich.logging import RichHandler
 from mulligan.atomic import remove_folder
 from mulligan.config import Recipe, load_recipe, override_recipe
 from mulligan.errors import MulliganError
-from mulligan.lock import NAME as LOCK
 from mulligan.lock import hold
 from mulligan.run_folder import RunFolder
 
@@ -78,6 +77,7 @@ def run(
     loaded = load_recipe(recipe, settings or ())
     folder = RunFolder(runs / loaded.name)
     if folder.path.exists() and any(folder.path.iterdir()):
+        _refuse_other_folders(folder)
         if overwrite:
             _remove_run(folder)
         elif not resume:
@@ -222,14 +222,20 @@ def _find(target: Path, settings: Sequence[str] | None, runs: Path) -> tuple[Rec
     return recipe, folder
 
 
+def _refuse_other_folders(folder: RunFolder) -> None:
+    """Check that a folder is a run's; one killed at its very start holds hidden files only."""
+    visible = [each for each in folder.path.iterdir() if not each.name.startswith(".")]
+    if visible and not folder.config.exists():
+        raise MulliganError(
+            f"{folder.path} is not a run: it has no config.yaml, so it is left alone. "
+            "Choose another name by name=..., or delete it yourself."
+        )
+
+
 def _remove_run(folder: RunFolder) -> None:
-    """Delete what a run folder holds, unless another process is at work in it."""
+    """Delete a run that no process holds."""
     with hold(folder.path):
-        for entry in folder.path.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                remove_folder(entry)
-            elif entry.name != LOCK:
-                entry.unlink()
+        remove_folder(folder.path)
 
 
 def _run_stages(recipe: Recipe, folder: RunFolder, names: Sequence[str]) -> None:

@@ -156,7 +156,9 @@ class Recipe(Section):
     evaluate: Evaluate
 
 
-MAY_CHANGE_ON_RESUME = frozenset({"train.stop_after", "device", "generate.memory_gib"})
+MAY_CHANGE_ON_RESUME = frozenset(
+    {"train.stop_after", "device", "generate.memory_gib", "train.tokens_at_once"}
+)
 """Settings that leave the run's meaning alone; all others are fixed by its first start."""
 
 

@@ -36,6 +36,7 @@ from mulligan.evaluate import Protocol, When, evaluate
 from mulligan.failures import FailureStore
 from mulligan.interrupt import StopRequest
 from mulligan.lock import hold
+from mulligan.memory import memory_errors
 from mulligan.models import load_model
 from mulligan.randomness import derive_seed
 from mulligan.records import RecordLog
@@ -180,7 +181,13 @@ def stages_done(run: RunFolder) -> list[str]:
     """Return the names of the stages that have ended in a run folder."""
     if not run.stages.exists():
         return []
-    return list(json.loads(run.stages.read_text(encoding="utf-8")))
+    try:
+        names = json.loads(run.stages.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise MulliganError(f"Cannot read {run.stages}: {error}.") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise MulliganError(f"{run.stages} should be a list of stages that are done, and is not.")
+    return names
 
 
 def warm_up_stage(session: Session) -> None:
@@ -193,8 +200,6 @@ def warm_up_stage(session: Session) -> None:
     policy, tokenizer = session.load(recipe.model)
     seed = derive_seed(recipe.seed, "demonstrations")
     demonstrations = list(session.task.demonstrations(settings.examples, seed))
-    # A warm-up takes minutes and is done whole or not at all: one cut off starts again.
-    session.run.warmup_log.unlink(missing_ok=True)
     with (
         session.progress("warm-up", -(-len(demonstrations) // settings.batch)) as advance,
         RecordLog(session.run.warmup_log, WarmUpStep, lambda line: str(line.step)) as log,
@@ -203,7 +208,7 @@ def warm_up_stage(session: Session) -> None:
         def report(line: WarmUpStep) -> None:
             log.append(line)
             advance(1, f"loss {line.loss:.3f}")
-            session.stop.check(f"warm-up step {line.step}")
+            session.stop.check(f"warm-up step {line.step}; a warm-up starts again on resume")
 
         warm_up(
             policy,
@@ -291,11 +296,14 @@ def evaluate_after_stage(session: Session) -> None:
     """Measure the same after training, on the same problems and seeds."""
     from mulligan.checkpoint import Checkpoints
 
-    checkpoints = Checkpoints(session.run.checkpoints, session.recipe.train.keep_checkpoints)
-    newest = checkpoints.newest()
-    if newest is None:
-        raise MulliganError(f"{session.run.path} has no complete checkpoint; train first.")
-    _evaluate(session, "after", newest)
+    settings = session.recipe.train
+    checkpoints = Checkpoints(session.run.checkpoints, settings.keep_checkpoints)
+    trained = checkpoints.path(settings.steps)
+    if checkpoints.newest() != trained:
+        session.console.print(f"{trained} is missing or damaged: its steps are done again.")
+        train_stage(session)
+    _evaluate(session, "after", trained)
+    checkpoints.mark_best(settings.steps)
 
 
 def _evaluate(session: Session, when: When, model_name: str | Path) -> None:
@@ -378,7 +386,8 @@ def run_stages(session: Session, names: Sequence[str]) -> None:
         if stage.name != "report" and session.is_done(stage.name):
             session.console.print(f"{stage.name}: done before")
             continue
-        stage.run(session)
+        with memory_errors(stage.name):
+            stage.run(session)
         if not session.is_done(stage.name):
             session.mark_done(stage.name)
 
@@ -403,10 +412,12 @@ def recipe_of(run: RunFolder) -> Recipe:
     """
     settings = read_yaml(run.config)
     made: dict[str, Any] = settings.pop("made_with", {})
-    newest = made.get("format", 0) if isinstance(made, dict) else 0
-    if newest > FORMAT:
+    written = made.get("format") if isinstance(made, dict) else None
+    if not isinstance(written, int):
+        raise MulliganError(f"{run.config} does not say which format the run has: it is no run's.")
+    if written > FORMAT:
         raise MulliganError(
-            f"{run.path} was made by a newer Mulligan (run format {newest}; this one reads up to "
+            f"{run.path} was made by a newer Mulligan (run format {written}; this one reads up to "
             f"{FORMAT}). Install mulligan {made.get('mulligan', 'of that version')} or later."
         )
     return check_recipe(settings, str(run.config))
