@@ -27,6 +27,9 @@ CHECKED_PROMPT, CHECKED_COMPLETION = 256, 32
 """How many tokens of a prompt, and of each of three completions, the first check computes."""
 
 
+Scored = Sequence[Sequence[bool]]
+"""For each completion, which of its tokens are scored; the others need no vocabulary head."""
+
 Path = Literal["shared", "plain", "model"]
 """Prompt once; a row for each completion; the model's own forward and logits, row by row."""
 
@@ -61,11 +64,15 @@ class Trunk(nn.Module):
         return [slice(low, min(low + rows, len(lengths))) for low in range(0, len(lengths), rows)]
 
     def forward(
-        self, prompt_ids: TokenIds, completions: Sequence[TokenIds], temperature: float = 1.0
+        self,
+        prompt_ids: TokenIds,
+        completions: Sequence[TokenIds],
+        temperature: float = 1.0,
+        scored: Scored | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return ``logprobs_GR`` and ``mask_GR``, as ``group_logprobs`` does."""
         score = PATHS[self.path(prompt_ids, completions)]
-        return score(self.model, prompt_ids, completions, temperature)
+        return score(self.model, prompt_ids, completions, temperature, scored)
 
     def path(self, prompt_ids: TokenIds, completions: Sequence[TokenIds]) -> Path:
         """Say which path a group takes; a path's first group checks it."""
@@ -103,6 +110,7 @@ def group_logprobs(
     prompt_ids: TokenIds,
     completions: Sequence[TokenIds],
     temperature: float = 1.0,
+    scored: Scored | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Score a group's completions in one unpadded stream that holds the prompt once.
 
@@ -112,17 +120,18 @@ def group_logprobs(
         prompt_ids: the prompt that all completions share.
         completions: token ids of each completion, ragged; an empty one gets an empty row.
         temperature: divides the logits.
+        scored: which tokens of each completion are scored; all of them by default.
 
     Returns:
-        ``logprobs_GR``, fp32, differentiable, 0 where there is no token, and ``mask_GR``, true
-        where there is one; R is the longest completion.
+        ``logprobs_GR``, fp32, differentiable, 0 where no token is scored, and ``mask_GR``, true
+        where one is; R is the longest completion.
     """
     group = pack(prompt_ids, completions)
     if not group.targets:
         return _nothing(model, len(completions))
     hidden_TD = _stream_hidden(model, group)
     hidden_ND = hidden_TD[torch.tensor(group.predictors, device=model.device)]
-    return _score(model, hidden_ND, completions, temperature)
+    return _score(model, hidden_ND, completions, temperature, scored)
 
 
 def plain_logprobs(
@@ -130,6 +139,7 @@ def plain_logprobs(
     prompt_ids: TokenIds,
     completions: Sequence[TokenIds],
     temperature: float = 1.0,
+    scored: Scored | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Score every completion in a row of its own, prompt included: the oracle and the fallback.
 
@@ -152,7 +162,7 @@ def plain_logprobs(
     hidden_ND = torch.cat(
         [hidden_BTD[row, first : first + len(ids)] for row, ids in enumerate(kept)]
     )
-    return _score(model, hidden_ND, completions, temperature)
+    return _score(model, hidden_ND, completions, temperature, scored)
 
 
 def model_logprobs(
@@ -160,6 +170,7 @@ def model_logprobs(
     prompt_ids: TokenIds,
     completions: Sequence[TokenIds],
     temperature: float = 1.0,
+    scored: Scored | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Score by the model's own forward and logits, one completion at a time.
 
@@ -168,10 +179,12 @@ def model_logprobs(
     of ``group_logprobs``.
     """
     _require_prompt(prompt_ids)
-    scored = [_row_logprobs(model, prompt_ids, ids, temperature) for ids in completions if ids]
-    if not scored:
+    rows = [_row_logprobs(model, prompt_ids, ids, temperature) for ids in completions if ids]
+    if not rows:
         return _nothing(model, len(completions))
-    return _pad(torch.cat(scored), completions)
+    logprobs_N = torch.cat(rows)
+    wanted_N = _wanted(scored, completions, logprobs_N.device)
+    return _pad(logprobs_N[wanted_N], wanted_N, completions)
 
 
 PATHS = {"shared": group_logprobs, "plain": plain_logprobs, "model": model_logprobs}
@@ -207,18 +220,19 @@ def disagreement(
 ) -> str | None:
     """Return how a path differs from the model's own logits, or ``None`` when it agrees.
 
-    Computes a piece of a group, without gradient and without dropout. The tolerances, in nats, are
-    a hundred times what fp32 was seen to need, and for half precision what its rounding makes.
+    Computes a piece of a group, without gradient, dropout or autocast: rounding would hide what is
+    looked for. The tolerances, in nats, are a hundred times what fp32 was seen to need, and for
+    weights in half precision twice what their rounding was seen to make.
     """
     prompt_ids = prompt_ids[-CHECKED_PROMPT:]
     longest = sorted(completions, key=len, reverse=True)[:3]
     ragged = [ids[: CHECKED_COMPLETION - 5 * i] for i, ids in enumerate(longest)]
-    half = model.dtype != torch.float32 or torch.is_autocast_enabled(model.device.type)
-    mean_allowed, largest_allowed = (0.05, 1.0) if half else (1e-4, 1e-3)
+    half = model.dtype != torch.float32
+    mean_allowed, largest_allowed = (0.1, 1.0) if half else (1e-4, 1e-3)
     was_training = model.training
     model.train(False)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
             expected, mask = model_logprobs(model, prompt_ids, ragged)
             found, _ = PATHS[path](model, prompt_ids, ragged)
     except Exception as error:  # whatever a foreign model raises, a slower path remains
@@ -265,21 +279,38 @@ def _row_logprobs(
 
 
 def _score(
-    model: PreTrainedModel, hidden_ND: Tensor, completions: Sequence[TokenIds], temperature: float
+    model: PreTrainedModel,
+    hidden_ND: Tensor,
+    completions: Sequence[TokenIds],
+    temperature: float,
+    scored: Scored | None,
 ) -> tuple[Tensor, Tensor]:
-    """Score all completion tokens from the hidden states that predict them."""
+    """Score completion tokens from the hidden states that predict them."""
     targets_N = torch.tensor([i for ids in completions for i in ids], device=model.device)
+    wanted_N = _wanted(scored, completions, model.device)
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     shape = LogitShape.of(model, temperature)
-    return _pad(token_logprobs(hidden_ND, head, targets_N, shape), completions)
+    logprobs = token_logprobs(hidden_ND[wanted_N], head, targets_N[wanted_N], shape)
+    return _pad(logprobs, wanted_N, completions)
 
 
-def _pad(logprobs_N: Tensor, completions: Sequence[TokenIds]) -> tuple[Tensor, Tensor]:
+def _wanted(scored: Scored | None, completions: Sequence[TokenIds], device: torch.device) -> Tensor:
+    """Return which completion tokens are scored, completion after completion."""
+    if scored is None:
+        return torch.ones(sum(map(len, completions)), dtype=torch.bool, device=device)
+    rows = zip(scored, completions, strict=True)
+    return torch.tensor([w for row, ids in rows for w, _ in zip(row, ids, strict=True)]).to(device)
+
+
+def _pad(
+    logprobs: Tensor, wanted_N: Tensor, completions: Sequence[TokenIds]
+) -> tuple[Tensor, Tensor]:
     """Spread scored tokens over one row for each completion."""
-    lengths_G = torch.tensor([len(ids) for ids in completions], device=logprobs_N.device)
-    places_R = torch.arange(int(lengths_G.max()), device=logprobs_N.device)
+    lengths_G = torch.tensor([len(ids) for ids in completions], device=logprobs.device)
+    places_R = torch.arange(int(lengths_G.max()), device=logprobs.device)
     mask_GR = places_R < lengths_G.unsqueeze(1)
-    return logprobs_N.new_zeros(mask_GR.shape).masked_scatter(mask_GR, logprobs_N), mask_GR
+    mask_GR = mask_GR.masked_scatter(mask_GR, wanted_N)
+    return logprobs.new_zeros(mask_GR.shape).masked_scatter(mask_GR, logprobs), mask_GR
 
 
 def _nothing(model: PreTrainedModel, rows: int) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,11 @@
 A mix, on purpose: a model that is taught right answers only writes bare answers where it should
 reflect. Reflections therefore come in four kinds, from one that says nothing to one that finds
 the answer, and the training that follows can choose between them.
+
+For it to be able to, what a reflection says must matter. So a retry does as its reflection says,
+also where that is wrong, and is left to luck where it says nothing to go by. If every retry were
+right, the model would learn to pass over the reflection, and no reflection would be worth more
+than another.
 """
 
 import random
@@ -22,7 +27,9 @@ equations in vain; ``searching_right`` tries until one is right."""
 _TRIES = 50
 _MISSED_SHARE = 0.75  # of wrong attempts: right numbers, wrong result
 _CLAIM_SHARE = 0.6  # of those: claims that its result is the target, as small models do
-_HINT_SHARE = 0.5  # of diagnoses of those: says which operators to use instead
+_HINT_SHARE = 0.6  # of diagnoses: says which operators to use instead
+_RIGHT_HINT_SHARE = 0.5  # of those: the right ones
+_LUCK = 0.35  # share of right retries after a reflection that says nothing to go by
 _VAGUE_ENDING_SHARE = 0.5
 
 _VAGUE = (
@@ -71,26 +78,39 @@ def answer(problem: Problem, solution: Term) -> Demonstration:
 def mended(
     problem: Problem, puzzle: Puzzle, solution: Term, kind: str, operators: str, rng: random.Random
 ) -> Demonstration:
-    """Return a wrong attempt, a reflection of the kind asked for, and a right retry.
+    """Return a wrong attempt, a reflection of the kind asked for, and the retry it leads to.
 
     A search that finds nothing else to try becomes a diagnosis, and is tagged as one.
     """
-    mistake = _mistake(puzzle, solution, operators, rng)
+    mistake = _mistake(puzzle, operators, rng)
+    wrong = _wrong_terms(puzzle, operators, rng)
+    lucky = not wrong or rng.random() < _LUCK
+    retry = solution if lucky else rng.choice(wrong)
     reflection = ""
     if kind == "vague":
         reflection = _vague(rng)
     elif kind.startswith("searching"):
         ending = solution if kind == "searching_right" else None
+        retry = ending or retry
         reflection = _search(puzzle, mistake, ending, operators, rng)
     if not reflection:
         kind, reflection = "diagnosing", mistake.diagnosis
-    return Demonstration(problem, mistake.attempt, reflection, solution.equation, (kind,))
+        if rng.random() < _HINT_SHARE:
+            retry = _hinted(solution, wrong, rng)
+            reflection = f"{reflection} {_hint(retry, rng)}"
+    return Demonstration(problem, mistake.attempt, reflection, retry.equation, (kind,))
 
 
-def _mistake(puzzle: Puzzle, solution: Term, operators: str, rng: random.Random) -> _Mistake:
+def _hinted(solution: Term, wrong: list[Term], rng: random.Random) -> Term:
+    """Choose what a hint leads to: the solution, or an expression with other operators."""
+    other = [term for term in wrong if _verbs(term) != _verbs(solution)]
+    return solution if not other or rng.random() < _RIGHT_HINT_SHARE else rng.choice(other)
+
+
+def _mistake(puzzle: Puzzle, operators: str, rng: random.Random) -> _Mistake:
     if rng.random() < _MISSED_SHARE:
         for term in _wrong_terms(puzzle, operators, rng):
-            return _missed(puzzle, term, solution, rng)
+            return _missed(puzzle, term, rng)
     return _wrong_numbers(puzzle, operators, rng)
 
 
@@ -104,7 +124,7 @@ def _wrong_terms(puzzle: Puzzle, operators: str, rng: random.Random) -> list[Ter
     return list(found.values())
 
 
-def _missed(puzzle: Puzzle, term: Term, solution: Term, rng: random.Random) -> _Mistake:
+def _missed(puzzle: Puzzle, term: Term, rng: random.Random) -> _Mistake:
     claims = rng.random() < _CLAIM_SHARE
     difference = abs(term.value - puzzle.target)
     size = "big" if term.value > puzzle.target else "small"
@@ -116,15 +136,16 @@ def _missed(puzzle: Puzzle, term: Term, solution: Term, rng: random.Random) -> _
             f"I need {puzzle.target}, but {term.equation}. This is too {size}.",
         )
     )
-    if rng.random() < _HINT_SHARE:
-        diagnosis = f"{diagnosis} {_hint(solution, rng)}"
     result = puzzle.target if claims else term.value
     return _Mistake(f"{term.text} = {result}", diagnosis, term.value)
 
 
-def _hint(solution: Term, rng: random.Random) -> str:
-    verbs = dict.fromkeys(_VERBS[c] for c in solution.text if c in _VERBS)
-    return rng.choice(_HINTS).format(" and ".join(verbs))
+def _hint(term: Term, rng: random.Random) -> str:
+    return rng.choice(_HINTS).format(" and ".join(_verbs(term)))
+
+
+def _verbs(term: Term) -> list[str]:
+    return list(dict.fromkeys(_VERBS[c] for c in term.text if c in _VERBS))
 
 
 def _wrong_numbers(puzzle: Puzzle, operators: str, rng: random.Random) -> _Mistake:
