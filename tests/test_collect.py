@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 
 from mulligan.collect import Collected, collect, collected_key
@@ -42,7 +44,7 @@ def gather(tmp_path, tiny_tokenizer):
             FailureStore(tmp_path / "failures.jsonl") as store,
             RecordLog(tmp_path / "collected.jsonl", Collected, collected_key) as log,
         ):
-            try:
+            with contextlib.suppress(PowerCutError):
                 collect(
                     engine,
                     Conversations(tiny_tokenizer, "Why?"),
@@ -56,8 +58,6 @@ def gather(tmp_path, tiny_tokenizer):
                     log=log,
                     progress=progress,
                 )
-            except PowerCutError:
-                pass
             return engine, list(store), list(log), done
 
     return run

@@ -1,3 +1,4 @@
+import itertools
 import json
 import logging
 
@@ -102,7 +103,7 @@ def test_an_ended_turn_is_not_ended_twice(tiny_tokenizer, speak):
     end = tiny_tokenizer.eos_token_id
     prompt = speak.retry(PROBLEM, said(tiny_tokenizer, "1"), said(tiny_tokenizer, "2"))
     assert prompt.count(end) == 5  # three requests, an answer, a reflection
-    assert all(pair != (end, end) for pair in zip(prompt, prompt[1:], strict=False))
+    assert all(pair != (end, end) for pair in itertools.pairwise(prompt))
 
 
 def test_a_turn_that_the_limit_cut_off_gets_its_end(tiny_tokenizer, speak):
@@ -203,7 +204,7 @@ def test_a_demonstration_of_a_second_chance_is_three_turns_that_go_on_from_each_
         "Too much.<|im_end|>",
         "3 + 4<|im_end|>",
     ]
-    for (prompt, completion), (later, _) in zip(turns, turns[1:], strict=False):
+    for (prompt, completion), (later, _) in itertools.pairwise(turns):
         assert later[: len(prompt + completion)] == prompt + completion
 
 

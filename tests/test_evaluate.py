@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 
 from mulligan.conversation import Conversations
@@ -55,10 +57,8 @@ class Bench:
                 raise PowerCutError
 
         with RecordLog(self.folder / f"{when}.jsonl", Trial, lambda t: t.id) as log:
-            try:
+            with contextlib.suppress(PowerCutError):
                 evaluate(engine, speak, judge, leaks, protocol(**changes), when, log, progress)
-            except PowerCutError:
-                pass
             return engine, list(log)
 
     def by_column(self, first="no", **second):
