@@ -119,6 +119,8 @@ class CpuFlashKernel:
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See ``Kernel.backward``."""
+        if q.dtype != torch.float32 and k.shape[2] <= self.SHORT:
+            return PlainKernel().backward(grad_out, q, k, v, out, lse, causal, scale)
         repeats = q.shape[1] // k.shape[1]
         grad_q, grad_k, grad_v = (
             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
