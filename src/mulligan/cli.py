@@ -51,8 +51,10 @@ def main() -> None:
     try:
         app()
     except MulliganError as error:
+        from mulligan.report.markup import visible
+
         errors.print("[bold red]error[/]", end=" ")
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        errors.print(visible(str(error)), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -248,6 +250,9 @@ def _run_stages(recipe: Recipe, folder: RunFolder, names: Sequence[str]) -> None
             run_stages(session, names)
     except StoppedEarly as reached:
         console.print(f"Stopped at {reached}; everything is saved. Go on with --resume.")
+        raise typer.Exit(STOPPED) from None
+    except KeyboardInterrupt:
+        console.print("Stopped at once; what was saved before stays. Go on with --resume.")
         raise typer.Exit(STOPPED) from None
 
 

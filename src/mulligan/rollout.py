@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from mulligan.conversation import Conversations
 from mulligan.engines.base import Engine
+from mulligan.errors import MulliganError
 from mulligan.grpo.advantages import group_advantages
 from mulligan.types import (
     Attempt,
@@ -77,10 +78,18 @@ def reflect_and_retry(
 
     An episode whose verifier broke is left out: an unverifiable answer is not a wrong one. So a
     group can be smaller than ``group_size``, even empty.
+
+    Raises:
+        MulliganError: the engine gave fewer or more reflections than it was asked for.
     """
     tried = [(failure.attempt.problem, failure.attempt.completion) for failure in failures]
     prompts = [conversations.reflection(*each) for each in tried]
     reflections_FG = engine.generate(prompts, group_size, reflect)
+    if any(len(reflections) != group_size for reflections in reflections_FG):
+        raise MulliganError(
+            f"The engine gave {min(map(len, reflections_FG))} of {group_size} reflections on a "
+            "failure. No part of a group is trained on: mend the engine, then use --resume."
+        )
 
     rows = [
         (problem, conversations.retry(problem, failed, reflection))

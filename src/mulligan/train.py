@@ -6,6 +6,7 @@ the weights, the failure store and the step's number only, so a resumed run repe
 uninterrupted one would have done.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -34,6 +35,10 @@ from mulligan.records import RecordLog
 from mulligan.rollout import Verify, reflect_and_retry
 from mulligan.run_folder import RunFolder
 from mulligan.types import Group, Sampling, TrainedEpisode
+
+log = logging.getLogger("mulligan")
+
+_SKIPPED = "Step %d is skipped, the weights stay: its loss is %s, the norm of its gradient %s."
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +141,13 @@ class Trainer:
                 metrics_log.append(metrics)
                 timings_log.append(StepTiming(step, rolled_out - started, updated - rolled_out))
                 self.progress(metrics)
-                skipped += metrics.skipped
+                if metrics.skipped:
+                    skipped += 1
+                    log.warning(_SKIPPED, step, update.loss, update.gradient_norm)
                 stopping = self.stop() or step == last
                 if stopping or step % settings.checkpoint_every == 0:
-                    for log in (metrics_log, timings_log, episodes_log):
-                        log.sync()
+                    for records in (metrics_log, timings_log, episodes_log):
+                        records.sync()
                     checkpoints.save(step, partial(self._write, learner, step, skipped))
                 self._refuse_too_many_skips(skipped)
                 if stopping and step < settings.steps:

@@ -164,7 +164,17 @@ class Group:
     """The conversation up to the reflection request: the prompt that all G reflections share."""
     episodes: tuple[Episode, ...]
     rewards_G: tuple[float, ...]
+    """1 where the retry passed, else 0."""
     advantages_G: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check that everything in a group is there for each episode, and rewards are rewards."""
+        lengths = {len(self.episodes), len(self.rewards_G), len(self.advantages_G)}
+        if len(lengths) > 1 or not {*self.rewards_G} <= {0.0, 1.0}:
+            raise ValueError(
+                "a group needs one reward, 0 or 1, and one advantage for each of its "
+                f"{len(self.episodes)} episodes; got {self.rewards_G} and {self.advantages_G}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
