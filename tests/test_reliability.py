@@ -1,0 +1,454 @@
+"""The twelve cases that a run has to survive: which test makes each one really happen.
+
+``CASES`` is the index. The tests below are those that need a whole run; the others lie beside what
+they test.
+"""
+
+import ast
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from disk_faults import fill, make_read_only, small_disk
+from faults import end_state
+from mulligan.engines.scripted import ScriptedEngine
+from mulligan.errors import MulliganError
+from mulligan.lock import hold
+from mulligan.memory import memory_errors
+from mulligan.records import RecordLog
+from mulligan.rollout import reflect_and_retry
+from mulligan.types import Group, Sampling
+from tiny import lines, run_cli, write_recipe
+
+TESTS = Path(__file__).parent
+
+CASES = {
+    1: (  # SIGKILL at any moment of a save
+        "test_checkpoint.py::test_killed_saves_leave_whole_checkpoints_and_the_same_end",
+        "test_atomic.py::test_a_killed_writer_leaves_the_old_content_or_the_new_one",
+        "test_faults.py::test_twenty_kills_leave_runs_that_end_as_if_nothing_had_happened",
+    ),
+    2: (  # SIGKILL in the middle of a line
+        "test_records.py::test_killed_writers_lose_no_acknowledged_record_and_write_none_twice",
+        "test_records.py::test_a_file_cut_off_at_any_byte_keeps_every_whole_record_and_takes_the_rest_again",
+        "test_records.py::test_a_torn_tail_is_said_and_stays_on_the_disk_until_something_is_appended",
+        "test_faults.py::test_twenty_kills_leave_runs_that_end_as_if_nothing_had_happened",
+    ),
+    3: (  # disk full or read-only, no permission, too little memory
+        "test_reliability.py::test_a_run_on_a_full_disk_ends_with_its_name_and_goes_on_once_there_is_space",
+        "test_reliability.py::test_a_run_on_a_read_only_disk_ends_with_its_name",
+        "test_reliability.py::test_memory_that_is_refused_is_named_with_what_to_lower",
+        "test_cli.py::test_a_folder_that_cannot_be_written_is_refused",
+        "test_checkpoint.py::test_a_full_disk_leaves_the_old_checkpoint_and_no_half_one",
+        "test_records.py::test_a_full_disk_loses_no_acknowledged_record_and_leaves_no_half_line",
+    ),
+    4: (  # kill and resume in mid-epoch
+        "test_faults.py::test_twenty_kills_leave_runs_that_end_as_if_nothing_had_happened",
+        "test_train.py::test_a_run_that_died_between_checkpoints_repeats_the_lost_steps_the_same",
+        "test_checkpoint.py::test_a_restored_run_goes_on_bit_for_bit",
+        "test_reliability.py::test_ctrl_c_in_any_stage_leaves_a_run_that_ends_the_same",
+    ),
+    5: (  # a verifier that hangs, segfaults, exits, eats memory
+        "tasks/test_isolation.py::test_a_fault_is_an_error_that_says_what_happened_and_hurts_no_other_answer",
+        "tasks/test_isolation.py::test_a_verifier_that_hangs_is_killed_at_its_deadline",
+        "tasks/test_judging.py::test_above_the_share_the_run_stops_with_the_commonest_error",
+        "test_reliability.py::test_a_verifier_that_hangs_dies_or_exits_never_makes_an_answer_wrong",
+        "test_cli.py::test_a_verifier_that_keeps_breaking_stops_the_run",
+    ),
+    6: (  # a verifier that returns nonsense; numbers that are not numbers
+        "tasks/test_isolation.py::test_a_fault_is_an_error_that_says_what_happened_and_hurts_no_other_answer",
+        "test_train.py::test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted",
+        "test_train.py::test_too_many_skipped_steps_stop_the_run_and_leave_the_weights",
+        "test_learner.py::test_a_gradient_that_is_not_finite_under_a_finite_loss_leaves_the_weights_too",
+        "test_reliability.py::test_a_group_takes_rewards_of_0_and_1_only_and_one_for_each_episode",
+    ),
+    7: (  # hostile expressions
+        "tasks/test_countdown.py::test_a_hostile_string_is_no_equation_within_100_ms",
+        "tasks/test_countdown.py::test_no_long_text_takes_100_ms",
+        "tasks/test_countdown.py::test_ten_thousand_fuzzed_strings_never_raise",
+        "tasks/test_arithmetic.py::test_anything_outside_the_allow_list_is_refused",
+    ),
+    8: (  # odd completions and groups
+        "test_reliability.py::test_reflections_that_are_empty_or_cut_off_are_episodes_like_others",
+        "test_reliability.py::test_a_group_of_one_is_refused_by_the_recipe",
+        "test_train.py::test_a_step_whose_groups_are_all_dead_changes_nothing_and_a_run_of_them_says_so",
+        "test_cli.py::test_a_prompt_longer_than_the_context_is_refused",
+        "engines/test_local.py::test_a_completion_ends_with_its_stop_token_or_at_its_limit",
+        "grpo/test_advantages.py::test_equal_rewards_give_exact_zeros",
+    ),
+    9: (  # a template that rewrites history
+        "test_conversation.py::test_a_template_that_rewrites_earlier_turns_is_found_out_and_said_once",
+        "engines/test_local.py::test_a_prompt_that_only_begins_like_a_known_one_is_computed_from_where_they_part",
+    ),
+    10: (  # a server in trouble
+        "engines/test_openai_engine.py::test_passing_trouble_is_tried_again_and_the_group_is_whole",
+        "engines/test_openai_engine.py::test_trouble_that_stays_is_an_error_after_the_last_try",
+        "engines/test_openai_engine.py::test_one_prompt_that_fails_fails_the_call_rather_than_giving_a_partial_answer",
+        "test_reliability.py::test_no_part_of_a_group_is_trained_on",
+    ),
+    11: (  # hostile model output
+        "report/test_browser.py::test_a_report_of_hostile_text_makes_no_request_and_runs_no_script",
+        "report/test_page.py::test_hostile_text_stays_text_everywhere_on_the_page",
+        "report/test_markup.py::test_ten_thousand_fuzzed_strings_are_text_and_nothing_else",
+        "test_reliability.py::test_terminal_escapes_of_a_model_are_shown_as_text",
+        "test_reliability.py::test_terminal_escapes_in_an_error_are_shown_as_text",
+    ),
+    12: (  # keys, paths, pickles
+        "test_reliability.py::test_a_planted_key_is_found_nowhere_in_a_run",
+        "engines/test_openai_engine.py::test_the_key_reaches_the_server_and_nothing_else",
+        "test_reliability.py::test_a_name_that_leaves_the_folder_of_runs_is_refused",
+        "test_records.py::test_an_id_with_dots_and_slashes_stays_text",
+        "test_checkpoint.py::test_a_manifest_that_names_a_file_outside_is_refused",
+        "test_reliability.py::test_a_pickle_in_a_checkpoint_stops_the_run",
+    ),
+}
+"""Case of the twelve to the tests that make it happen."""
+
+STAGES = {
+    "warmup": ("warmup.jsonl", "warmed_up"),
+    "collect": ("collected.jsonl", "failures.jsonl"),
+    "evaluate-before": ("evaluation/before.jsonl",),
+    "train": ("metrics.jsonl", "timings.jsonl", "episodes.jsonl", "checkpoints"),
+    "evaluate-after": ("evaluation/after.jsonl", "checkpoints/best.json"),
+    "report": ("report.html",),
+}
+"""What each stage leaves, in the order of the stages; the first is what it writes to as it goes."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_test_of_the_index_exists(case):
+    for name in CASES[case]:
+        file, _, test = name.partition("::")
+        tree = ast.parse((TESTS / file).read_text())
+        assert test in {each.name for each in tree.body if isinstance(each, ast.FunctionDef)}, name
+
+
+@pytest.fixture
+def run_before(tiny_run, tmp_path):
+    """Copies the finished run as it was before a stage, into a folder of runs."""
+
+    def copy(stage, runs=tmp_path / "runs"):
+        run = shutil.copytree(tiny_run, runs / "tiny")
+        names = list(STAGES)
+        for later in names[names.index(stage) :]:
+            for name in STAGES[later]:
+                path = run / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        (run / "stages.json").write_text(json.dumps(names[: names.index(stage)]))
+        return run
+
+    return copy
+
+
+def resumed(run, recipe_of):
+    """Go on with a run by the command that started it."""
+    return run_cli("run", recipe_of.parent / "recipe.yaml", "--runs", run.parent, "--resume")
+
+
+def interrupt_at_first_record(monkeypatch, name, times):
+    """Press Ctrl-C when the first record has been written to a file of this name."""
+    append, pressed = RecordLog.append, []
+
+    def pressing(log, record):
+        written = append(log, record)
+        if log.path.name == name and not pressed:
+            pressed.append(name)
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        return written
+
+    monkeypatch.setattr(RecordLog, "append", pressing)
+
+
+# Stopped and resumed
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("warmup", marks=pytest.mark.slow),
+        pytest.param("collect", marks=pytest.mark.slow),
+        pytest.param("evaluate-before", marks=pytest.mark.slow),
+        pytest.param("train", marks=pytest.mark.slow),
+        "evaluate-after",
+    ],
+)
+def test_ctrl_c_in_any_stage_leaves_a_run_that_ends_the_same(
+    run_before, tiny_run, stage, times, monkeypatch
+):
+    run = run_before(stage)
+    with monkeypatch.context() as patched:
+        interrupt_at_first_record(patched, Path(STAGES[stage][0]).name, times)
+        stopped = resumed(run, tiny_run)
+    assert stopped.code == 130
+    assert ("everything is saved" if times == 1 else "Stopped at once") in stopped.out
+    assert stage not in json.loads((run / "stages.json").read_text())
+    assert resumed(run, tiny_run).code == 0
+    assert end_state(run) == end_state(tiny_run)
+
+
+def test_a_damaged_last_checkpoint_is_trained_again_from_the_one_before(run_before, tiny_run):
+    run = run_before("evaluate-after")
+    weights = run / "checkpoints" / "step-4" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    outcome = resumed(run, tiny_run)
+    assert outcome.code == 0
+    assert "missing or damaged: its steps are done again" in " ".join(outcome.out.split())
+    assert end_state(run) == end_state(tiny_run)
+
+
+def test_the_evaluated_checkpoint_is_marked_as_the_best(tiny_run):
+    assert json.loads((tiny_run / "checkpoints" / "best.json").read_text()) == {"step": 4}
+
+
+def test_a_run_that_another_process_works_on_is_refused(run_before, tiny_run):
+    run = run_before("report")
+    with hold(run):
+        outcome = resumed(run, tiny_run)
+    assert outcome.code == 1
+    assert f"in use by another process (pid {os.getpid()})" in outcome.err
+    assert resumed(run, tiny_run).code == 0
+
+
+@pytest.mark.parametrize("content", ["{", "3", "[1]", '{"warmup": true}', "\xff"])
+def test_a_list_of_stages_that_cannot_be_read_is_named(run_before, tiny_run, content):
+    run = run_before("report")
+    (run / "stages.json").write_bytes(content.encode("latin-1"))
+    outcome = resumed(run, tiny_run)
+    assert outcome.code == 1
+    assert "stages.json" in outcome.err
+
+
+@pytest.mark.parametrize("made_with", [None, "torch", {"format": "new"}, {}])
+def test_a_config_that_does_not_say_its_format_is_named(run_before, tiny_run, made_with):
+    run = run_before("report")
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump({**settings, "made_with": made_with}))
+    outcome = resumed(run, tiny_run)
+    assert outcome.code == 1
+    assert "does not say which format" in outcome.err
+
+
+# Disk and memory
+
+
+@pytest.mark.parametrize(
+    "space", [200, pytest.param(100_000, marks=pytest.mark.slow)], ids=["record", "checkpoint"]
+)
+def test_a_run_on_a_full_disk_ends_with_its_name_and_goes_on_once_there_is_space(
+    run_before, tiny_run, tmp_path, space
+):
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        run = run_before("train", disk)
+        before = (run / "failures.jsonl").read_bytes()
+        ballast = fill(disk, leave=space)
+        full = resumed(run, tiny_run)
+        assert full.code == 1
+        assert "the disk is full" in full.err
+        assert "--resume" in full.err
+        assert (run / "failures.jsonl").read_bytes() == before
+        ballast.unlink()
+        assert resumed(run, tiny_run).code == 0
+        assert end_state(run) == end_state(tiny_run)
+
+
+def test_a_run_on_a_read_only_disk_ends_with_its_name(run_before, tiny_run, tmp_path):
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        run = run_before("report", disk)
+        make_read_only(disk)
+        outcome = resumed(run, tiny_run)
+        assert outcome.code == 1
+        assert "read-only" in outcome.err
+
+
+@pytest.mark.parametrize("ask", [lambda: torch.empty(2**50), lambda: bytearray(2**60)])
+def test_memory_that_is_refused_is_named_with_what_to_lower(ask):
+    lower = r"Memory ran out in 'train'.*[Ll]ower.*tokens_at_once.*memory_gib"
+    with pytest.raises(MulliganError, match=lower), memory_errors("train"):
+        ask()
+
+
+def test_other_errors_are_not_taken_for_too_little_memory():
+    with pytest.raises(RuntimeError, match="shape"), memory_errors("train"):
+        torch.empty(2, 3).view(7)
+
+
+def test_a_run_that_memory_stopped_goes_on_with_less(run_before, tiny_run, monkeypatch):
+    from mulligan.engines.local import LocalEngine
+
+    run = run_before("evaluate-after")
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalEngine, "generate", lambda *arguments: torch.empty(2**50))
+        outcome = resumed(run, tiny_run)
+    assert outcome.code == 1
+    assert "Memory ran out in 'evaluate-after'" in outcome.err
+    recipe = tiny_run.parent / "recipe.yaml"
+    less = ["generate.memory_gib=1", "train.tokens_at_once=512"]
+    assert run_cli("run", recipe, *less, "--runs", run.parent, "--resume").code == 0
+    assert end_state(run) == end_state(tiny_run)
+
+
+# Verifiers, engines and groups
+
+BREAKING = """
+import os, sys, time
+sys.path.insert(0, TESTS)
+from parity_task import Parity
+
+
+class Breaking(Parity):
+    safe = False
+
+    def verify(self, problem, answer):
+        number = problem.given["number"]
+        if number == 3:
+            time.sleep(600)
+        if number == 4:
+            os.abort()
+        if number == 5:
+            sys.exit(1)
+        return super().verify(problem, answer)
+"""
+
+
+def test_a_verifier_that_hangs_dies_or_exits_never_makes_an_answer_wrong(tiny_llama, tmp_path):
+    task = tmp_path / "breaking_task.py"
+    task.write_text(BREAKING.replace("TESTS", repr(str(TESTS))))
+    bounds = {"max_error_share": 1.0, "deadline_seconds": 1.0, "workers": 1}
+    recipe = write_recipe(
+        tmp_path, tiny_llama, task=str(task), warmup=None, verify=bounds, collect__problems=8
+    )
+    outcome = run_cli("collect", recipe, "--runs", tmp_path)
+    assert outcome.code == 0, outcome.err
+    [row] = lines(tmp_path / "tiny" / "collected.jsonl")
+    assert row["errors"] == 3
+    assert row["passed"] + row["failed"] + row["unparseable"] == 5
+    stored = [
+        each["attempt"]["problem"]["given"]["number"]
+        for each in lines(tmp_path / "tiny" / "failures.jsonl")
+    ]
+    assert not {3, 4, 5} & set(stored)
+
+
+@pytest.mark.parametrize(("text", "limit", "ending"), [("", 6, "stop"), ("and on", 3, "length")])
+def test_reflections_that_are_empty_or_cut_off_are_episodes_like_others(
+    tiny_run, tiny_tokenizer, text, limit, ending
+):
+    groups = scripted_groups(tiny_run, tiny_tokenizer, text, limit)
+    for group in groups:
+        assert [episode.reflection.finish_reason for episode in group.episodes] == [ending] * 4
+        assert all(len(episode.reflection.token_ids) >= 1 for episode in group.episodes)
+        assert group.rewards_G == (1.0, 0.0, 1.0, 0.0)
+        assert sum(group.advantages_G) == pytest.approx(0)
+
+
+def test_no_part_of_a_group_is_trained_on(tiny_run, tiny_tokenizer):
+    with pytest.raises(MulliganError, match=r"gave 3 of 4 reflections.*No part of a group"):
+        scripted_groups(tiny_run, tiny_tokenizer, "short", 6, missing=1)
+
+
+def scripted_groups(run, tokenizer, text, limit, missing=0):
+    """Reflect with the same text four times on two failures; every second retry passes."""
+    from mulligan.conversation import Conversations
+    from mulligan.failures import FailureStore
+    from parity_task import Parity
+
+    class Engine(ScriptedEngine):
+        def generate(self, prompts, n, sampling):
+            return super().generate(prompts, n - missing if n > 1 else n, sampling)
+
+    def script(prompt, i, j):
+        return text if len(engine.calls) == 1 else ("even", "odd")[i % 2]
+
+    engine = Engine(script, tokenizer)
+    task = Parity()
+    with FailureStore(run / "failures.jsonl") as store:
+        return reflect_and_retry(
+            engine,
+            Conversations(tokenizer, "Why?"),
+            lambda pairs: [task.verify(*pair) for pair in pairs],
+            [store[0], store[1]],
+            4,
+            Sampling(0.9, limit),
+            Sampling(0.9, 6),
+        )
+
+
+@pytest.mark.parametrize(
+    ("rewards", "advantages"),
+    [((0.5,), (0.0,)), ((float("nan"),), (0.0,)), ((1.0, 0.0), (0.0,)), ((), ())],
+)
+def test_a_group_takes_rewards_of_0_and_1_only_and_one_for_each_episode(
+    tiny_run, tiny_tokenizer, rewards, advantages
+):
+    [group, _] = scripted_groups(tiny_run, tiny_tokenizer, "so", 6)
+    with pytest.raises(ValueError, match="one reward, 0 or 1, and one advantage for each of its 1"):
+        Group(group.failure, group.prompt_ids, group.episodes[:1], rewards, advantages)
+
+
+def test_a_group_of_one_is_refused_by_the_recipe(tiny_llama, tmp_path):
+    recipe = write_recipe(tmp_path, tiny_llama, train__group_size=1)
+    outcome = run_cli("run", recipe, "--runs", tmp_path)
+    assert outcome.code == 1
+    assert "train.group_size: Input should be greater than or equal to 2" in outcome.err
+
+
+# What models say, keys, paths
+
+
+def test_terminal_escapes_of_a_model_are_shown_as_text(run_before):
+    run = run_before("report")
+    rows = lines(run / "episodes.jsonl")
+    rows[-1]["episode"]["reflection"]["text"] = "\x1b[2J\x1b]0;title\x07 [red]so[/red] \u202egnorw"
+    (run / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = run_cli("show", run, "-n", "1")
+    assert outcome.code == 0
+    assert "␛[2J␛]0;title␇ [red]so[/red] ⟦U+202E⟧gnorw" in outcome.out
+    assert not {"\x1b", "\x07", "\u202e"} & set(outcome.out)
+
+
+def test_terminal_escapes_in_an_error_are_shown_as_text(tmp_path):
+    outcome = run_cli("run", tmp_path / "\x1b[2Jrecipe.yaml")
+    assert outcome.code == 1
+    assert "\x1b[2J" not in outcome.err
+
+
+def test_a_planted_key_is_found_nowhere_in_a_run(tiny_llama, tmp_path, monkeypatch):
+    key = "sk-planted-4f1c9a"
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, key)
+    recipe = write_recipe(
+        tmp_path, tiny_llama, warmup=None, train__steps=1, evaluate__problems=2, collect__problems=8
+    )
+    outcome = run_cli("run", recipe, "--runs", tmp_path)
+    assert outcome.code == 0, outcome.err
+    files = [path for path in (tmp_path / "tiny").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert not [path for path in files if key.encode() in path.read_bytes()]
+    assert key not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize("name", ["../out", "..", "/tmp/out", "a/b", ".hidden", "", "a\nb"])
+def test_a_name_that_leaves_the_folder_of_runs_is_refused(tiny_llama, tmp_path, name):
+    (tmp_path / "runs").mkdir()
+    recipe = write_recipe(tmp_path, tiny_llama, name=name)
+    before = sorted(tmp_path.rglob("*"))
+    outcome = run_cli("run", recipe, "--runs", tmp_path / "runs")
+    assert outcome.code == 1
+    assert "name: String should match pattern" in outcome.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_pickle_in_a_checkpoint_stops_the_run(run_before, tiny_run):
+    run = run_before("evaluate-after")
+    (run / "checkpoints" / "step-4" / "optimizer.pt").write_bytes(b"\x80\x04K\x01.")
+    outcome = resumed(run, tiny_run)
+    assert outcome.code == 1
+    assert "optimizer.pt, a pickle" in " ".join(outcome.err.split())
