@@ -30,7 +30,13 @@ UNFIT = {
 }
 """Data sets that cannot serve as tasks, and why."""
 
-HASH_DEPENDENT = ("isomorphic_strings", "polynomial_multiplication", "ransom_note", "word_ladder")
+HASH_DEPENDENT = (
+    "isomorphic_strings",
+    "knight_swap",
+    "polynomial_multiplication",
+    "ransom_note",
+    "word_ladder",
+)
 """Data sets that walk through Python sets, whose order changes with every process by default."""
 
 _EXAMPLES = ("possible_answer", "example_correct_answer")
