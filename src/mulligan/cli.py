@@ -128,6 +128,9 @@ def report(
     target: Target,
     runs: Runs = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", help="Write the figures there, as SVG files.")
+    ] = None,
 ) -> None:
     """Write the page that a person reads, and print its table."""
     _, folder = _find(target, None, runs)
@@ -135,6 +138,12 @@ def report(
         from mulligan.report.table import table, table_as_json
 
         sys.stdout.write(json.dumps(table_as_json(table(folder.path)), indent=1) + "\n")
+        return
+    if figures:
+        from mulligan.report.export import export_figures
+
+        for path in export_figures(folder.path, figures):
+            console.print(f"wrote {path}", highlight=False)
         return
     from mulligan.report.page import write_report
 

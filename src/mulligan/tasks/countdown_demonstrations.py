@@ -25,6 +25,7 @@ REFLECTION_SHARES: Mapping[str, float] = MappingProxyType(
 equations in vain; ``searching_right`` tries until one is right."""
 
 _TRIES = 50
+_LARGEST_VALUE = 100  # of wrong expressions: larger ones teach a small model wrong arithmetic
 _MISSED_SHARE = 0.75  # of wrong attempts: right numbers, wrong result
 _CLAIM_SHARE = 0.6  # of those: claims that its result is the target, as small models do
 _HINT_SHARE = 0.6  # of diagnoses: says which operators to use instead
@@ -119,7 +120,7 @@ def _wrong_terms(puzzle: Puzzle, operators: str, rng: random.Random) -> list[Ter
     found: dict[int, Term] = {}
     for _ in range(_TRIES):
         term = random_term(puzzle.numbers, operators, rng)
-        if term and term.value != puzzle.target:
+        if term and term.value != puzzle.target and term.value < _LARGEST_VALUE:
             found.setdefault(term.value, term)
     return list(found.values())
 
@@ -197,14 +198,23 @@ def _vague(rng: random.Random) -> str:
     return sentence
 
 
+def _place(term: Term, operators: str) -> int:
+    """Return where a term's first operator stands among the allowed ones."""
+    return operators.index(next(c for c in term.text if c in operators))
+
+
 def _search(
     puzzle: Puzzle, mistake: _Mistake, ending: Term | None, operators: str, rng: random.Random
 ) -> str:
     """Write down other equations with their values, short enough for a small token budget."""
-    fresh = [t for t in _wrong_terms(puzzle, operators, rng) if t.value != mistake.value]
+    fresh = [term for term in _wrong_terms(puzzle, operators, rng) if term.value != mistake.value]
     most = 3 if len(puzzle.numbers) == 2 else 2
-    wrong = rng.randint(1, most - 1 if ending else most)
-    tried = [f"{term.equation}, no." for term in fresh[:wrong]]
+    if ending:
+        # In a fixed order, so that only the value decides where the search ends.
+        before = sorted((_place(term, operators), term.text, term) for term in fresh)
+        fresh = [term for place, _, term in before if place < _place(ending, operators)]
+        most -= 1
+    tried = [f"{term.equation}, no." for term in fresh[:most]]
     if ending:
         tried.append(f"{ending.equation}, yes.")
     return rng.choice(_SEARCH_OPENINGS) + " ".join(tried) if tried else ""
