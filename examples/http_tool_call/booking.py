@@ -16,7 +16,6 @@ from mulligan.tasks.base import Split
 from mulligan.tasks.call_reading import UnreadableError, find_calls, read_calls
 from mulligan.tasks.function_calls import Call
 
-TIMEOUT_S = 3.0
 TEST_FROM = 100_000
 """Requests from this number on are the test split."""
 REASONS = {400: "not_a_call", 404: "unknown_tool", 409: "refused", 422: "wrong_arguments"}
@@ -47,12 +46,13 @@ class Booking(Task):
         "passed", "no_call", "not_parseable", "wrong_number_of_calls", *REASONS.values(),
     )  # fmt: skip
 
-    def __init__(self, url: str | None = None, size: int = 2000) -> None:
+    def __init__(self, url: str | None = None, size: int = 2000, timeout_s: float = 3.0) -> None:
         """Use the service at ``url``; by default, one that starts with the task."""
         if url is not None and urlsplit(url).scheme != "http":
             raise MulliganError(f"url should look like http://127.0.0.1:8765, not {url!r}.")
         self.url = url
         self.size = size
+        self.timeout_s = timeout_s
 
     def problems(self, split: Split) -> Iterator[Problem]:
         """Yield the service's requests, as its customers would put them."""
@@ -94,7 +94,7 @@ class Booking(Task):
             OSError: it cannot be reached in time.
         """
         body = json.dumps({"name": call.name, "arguments": call.arguments})
-        connection = http.client.HTTPConnection(self._address, timeout=TIMEOUT_S)
+        connection = http.client.HTTPConnection(self._address, timeout=self.timeout_s)
         try:
             connection.request("POST", f"/requests/{problem.given['request']}/calls", body)
             response = connection.getresponse()

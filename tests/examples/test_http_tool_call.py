@@ -17,7 +17,7 @@ ROOMS = {"birch": 4, "cedar": 8, "maple": 16}
 
 @pytest.fixture(scope="module")
 def task():
-    return load_task(str(FOLDER / "booking.py"))
+    return load_task(str(FOLDER / "booking.py"), {"timeout_s": 60})
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def _call(problem, **changes) -> str:
 
 
 def test_the_example_is_a_valid_task(task):
-    checks = validate_task(task, count=30)
+    checks = validate_task(task, count=30, deadline_s=90)
     assert passed(checks), [check for check in checks if check.result == "failed"]
     results = {check.name: check.result for check in checks}
     assert results["reference answers pass"] == "skipped"
@@ -52,7 +52,7 @@ def test_the_example_is_a_valid_task(task):
 
 
 def test_a_call_that_the_service_accepts_passes_in_the_workers(task, problem):
-    with verifier_for(task) as verifier:
+    with verifier_for(task, deadline_s=90) as verifier:
         assert verifier.verify_many([(problem, _call(problem))])[0].passed
 
 
@@ -140,8 +140,8 @@ def test_a_service_in_trouble_or_that_redirects_is_an_error_not_a_wrong_call(
     status, service_that_answers, problem
 ):
     url, asked = service_that_answers(status)
-    task = load_task(str(FOLDER / "booking.py"), {"url": url})
-    with verifier_for(task, workers=1) as verifier:
+    task = load_task(str(FOLDER / "booking.py"), {"url": url, "timeout_s": 60})
+    with verifier_for(task, workers=1, deadline_s=90) as verifier:
         verdict = verifier.verify_many([(problem, _call(problem))])[0]
     assert verdict.status == "error"
     assert str(status) in verdict.detail
@@ -150,7 +150,7 @@ def test_a_service_in_trouble_or_that_redirects_is_an_error_not_a_wrong_call(
 
 def test_a_service_that_is_not_there_is_an_error(problem):
     task = load_task(str(FOLDER / "booking.py"), {"url": "http://127.0.0.1:9"})
-    with verifier_for(task, workers=1) as verifier:
+    with verifier_for(task, workers=1, deadline_s=90) as verifier:
         assert verifier.verify_many([(problem, _call(problem))])[0].status == "error"
 
 

@@ -31,9 +31,8 @@ def check_dataset(name: str) -> None:
     assert results["reference answers pass"] == expected
 
 
-@pytest.mark.parametrize("name", ["chain_sum", "graph_color"])
-def test_some_data_sets_are_valid_tasks(name):
-    check_dataset(name)
+def test_a_data_set_is_a_valid_task():
+    check_dataset("graph_color")
 
 
 @pytest.mark.slow
