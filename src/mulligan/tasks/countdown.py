@@ -39,8 +39,7 @@ LARGEST = 10**6
 """Bound of numbers and targets, far inside what the parser reads."""
 MOST_NUMBERS = 8
 QUESTION = (
-    "Make {target} from {numbers}: use each number once with {operators}. "
-    "Answer with one equation."
+    "Make {target} from {numbers}: use each number once with {operators}. Answer with one equation."
 )
 """How a problem is put, unless an option says otherwise."""
 _TRIES = 20_000
