@@ -7,6 +7,7 @@ they test.
 import ast
 import json
 import os
+import random
 import shutil
 import signal
 from pathlib import Path
@@ -452,3 +453,71 @@ def test_a_pickle_in_a_checkpoint_stops_the_run(run_before, tiny_run):
     outcome = resumed(run, tiny_run)
     assert outcome.code == 1
     assert "optimizer.pt, a pickle" in " ".join(outcome.err.split())
+
+
+# Damaged and hostile files
+
+FUZZED = 500
+"""Inputs tried of each kind."""
+
+
+def damaged(content, rng):
+    """Change, cut, repeat or insert a few bytes."""
+    content = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randrange(len(content))
+        length = rng.randint(1, 30)
+        noise = bytes(rng.choice(b"\0\n\"'{}[]:,&*!|>-%@`\xff \t0129eE.~") for _ in range(length))
+        rng.choice(
+            (
+                lambda c, p=place, n=noise: c.__setitem__(slice(p, p + len(n)), n),
+                lambda c, p=place, n=noise: c.__setitem__(slice(p, p), n),
+                lambda c, p=place, k=length: c.__delitem__(slice(p, p + k)),
+                lambda c, p=place, k=length: c.extend(c[p : p + k]),
+            )
+        )(content)
+        content = content or bytearray(b"\n")
+    return bytes(content)
+
+
+def refused_or_read(read, path, content, rng):
+    """Read many damaged copies of a file; return how many were refused by a named error."""
+    refused = 0
+    for _ in range(FUZZED):
+        path.write_bytes(damaged(content, rng))
+        try:
+            read()
+        except MulliganError:
+            refused += 1
+    return refused
+
+
+def test_five_hundred_damaged_recipes_are_refused_by_name_or_read(tiny_run, tmp_path):
+    from mulligan.config import load_recipe
+
+    path = tmp_path / "recipe.yaml"
+    content = (tiny_run.parent / "recipe.yaml").read_bytes()
+    refused = refused_or_read(lambda: load_recipe(path), path, content, random.Random(0))
+    assert FUZZED / 2 < refused <= FUZZED
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "evaluation/after.jsonl", "metrics.jsonl", "timings.jsonl"]
+)
+def test_a_damaged_file_of_a_run_is_refused_by_name_or_read(run_before, name):
+    from mulligan.report.inputs import read_run
+
+    run = run_before("report")
+    content = (run / name).read_bytes()
+    refused = refused_or_read(lambda: read_run(run), run / name, content, random.Random(1))
+    assert 0 < refused <= FUZZED
+
+
+def test_a_damaged_manifest_is_refused_or_agrees(run_before):
+    from mulligan.checkpoint import verify
+
+    path = run_before("report") / "checkpoints" / "step-4"
+    manifest = path / "manifest.json"
+    content = manifest.read_bytes()
+    refused = refused_or_read(lambda: verify(path), manifest, content, random.Random(2))
+    assert FUZZED / 2 < refused <= FUZZED
