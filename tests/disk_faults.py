@@ -48,6 +48,14 @@ def as_nobody(work: Callable[[], None]) -> None:
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+def let_everybody_in(folder: Path) -> None:
+    """Open a test's folder, and pytest's own folders above it, to a process without rights."""
+    for each in (folder, *folder.parents):
+        each.chmod(0o755)
+        if each.name.startswith("pytest-of-"):
+            return
+
+
 @contextmanager
 def small_disk(folder: Path, size: str = "1m") -> Iterator[Path]:
     """Mount a real file system of a given size; the test is skipped where that is not allowed."""

@@ -18,7 +18,14 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from disk_faults import as_nobody, fill, killed_after, make_read_only, small_disk
+from disk_faults import (
+    as_nobody,
+    fill,
+    killed_after,
+    let_everybody_in,
+    make_read_only,
+    small_disk,
+)
 from mulligan.checkpoint import (
     Checkpoints,
     load_training_state,
@@ -256,8 +263,7 @@ def test_a_folder_without_permission_is_named(tmp_path):
         with pytest.raises(MulliganError, match="permission denied"):
             Checkpoints(tmp_path, keep=1).save(1, write_step(1))
 
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
+    let_everybody_in(tmp_path)
     as_nobody(work)
 
 

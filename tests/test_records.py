@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from disk_faults import as_nobody, fill, killed_after, make_read_only, small_disk
+from disk_faults import (
+    as_nobody,
+    fill,
+    killed_after,
+    let_everybody_in,
+    make_read_only,
+    small_disk,
+)
 from mulligan import index
 from mulligan.errors import MulliganError
 from mulligan.records import SCHEMA, RecordLog
@@ -315,8 +322,7 @@ def test_a_file_that_may_not_be_read_or_written_is_named(tmp_path):
             with pytest.raises(MulliganError, match=r"Cannot write .*permission denied"):
                 log.append(Note("new"))
 
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
+    let_everybody_in(tmp_path)
     (tmp_path / "mine.jsonl").chmod(0o600)
     as_nobody(work)
 
