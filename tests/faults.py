@@ -76,7 +76,7 @@ TASK = {
     "largest_target": 6,
     "test_share": 0.4,
     "test_size": 2,
-    "question": "{target}:{numbers}",
+    "question": "make {target}:{numbers}",
     "answer_share": 0.4,
     "reflection_shares": {"vague": 1.0},
 }
@@ -256,10 +256,16 @@ def has_ended(child: int) -> bool:
     return os.waitid(os.P_PID, child, flags) is not None
 
 
+def computed(child: int) -> float:
+    """Return the seconds that a process has computed, so that a busy machine changes nothing."""
+    clock = (~child << 3) | 2  # as clock_getcpuclockid of the C library names it
+    return time.clock_gettime(clock)
+
+
 def wait_for(child: int, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
-    """Wait for a while, or until something holds, or a process ends; return whether it lives."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not until():
+    """Wait until a process has computed for a while, or something holds; return if it lives."""
+    deadline = computed(child) + seconds
+    while computed(child) < deadline and not until():
         if has_ended(child):
             return False
         time.sleep(0.0005)
@@ -442,13 +448,12 @@ def survive(workspace: Path, kills: int, seed: int) -> None:
         return Attempt(workspace / name, recipe, where)
 
     undisturbed = new("reference")
-    began = time.monotonic()
-    _, status = os.waitpid(undisturbed.start(resume=False), 0)
-    span = time.monotonic() - began
+    _, status, used = os.wait4(undisturbed.start(resume=False), 0)
+    span = used.ru_utime + used.ru_stime
     if status:
         raise Violation(f"The undisturbed run failed:\n{undisturbed.output.read_text()[-3000:]}")
     reference = end_state(undisturbed.run)
-    say(f"An undisturbed run takes {span:.1f} s and leaves {len(reference) - 1} files to compare.")
+    say(f"An undisturbed run computes for {span:.1f} s; {len(reference) - 1} files to compare.")
 
     while tally.kills < kills:
         attempt = new(f"run-{tally.runs}")

@@ -175,10 +175,10 @@ def interrupt_at_first_record(monkeypatch, name, times):
     "stage",
     [
         pytest.param("warmup", marks=pytest.mark.slow),
-        pytest.param("collect", marks=pytest.mark.slow),
+        "collect",
         pytest.param("evaluate-before", marks=pytest.mark.slow),
         pytest.param("train", marks=pytest.mark.slow),
-        "evaluate-after",
+        pytest.param("evaluate-after", marks=pytest.mark.slow),
     ],
 )
 def test_ctrl_c_in_any_stage_leaves_a_run_that_ends_the_same(
@@ -501,6 +501,7 @@ def test_five_hundred_damaged_recipes_are_refused_by_name_or_read(tiny_run, tmp_
     assert FUZZED / 2 < refused <= FUZZED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["config.yaml", "evaluation/after.jsonl", "metrics.jsonl", "timings.jsonl"]
 )

@@ -43,10 +43,12 @@ def collect(
     """Try every problem and store the attempts that do not pass.
 
     Problems are tried chunk by chunk; a chunk is done when its line is in the log. One that was
-    cut off is generated again, draws the same, and stores nothing twice.
+    cut off is generated again, draws the same, and stores nothing twice. The engine forgets what
+    came before each, so that no bit depends on where a run was resumed.
     """
     for number, chunk in enumerate(_chunks(problems, at_once)):
         if str(number) not in log:
+            engine.forget()
             drawn = Sampling(
                 sampling.temperature,
                 sampling.max_tokens,

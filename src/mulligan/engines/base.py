@@ -19,9 +19,16 @@ class Engine(Protocol):
         """Return n completions for each prompt, in order.
 
         The result depends on the prompts, ``n`` and ``sampling`` (its seed included) only, not on
-        what was generated before.
+        what was generated before; but for rounding, where a prefix computed earlier is reused.
 
         Raises:
             MulliganError: a prompt plus ``max_tokens`` does not fit the model's context.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Drop every cache: what follows equals, to the last bit, what a new engine gives.
+
+        Work that may be cut off and done again calls this where it begins.
         """
         ...

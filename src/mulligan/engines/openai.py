@@ -93,6 +93,9 @@ class OpenAIEngine:
     def __repr__(self) -> str:
         return f"OpenAIEngine(host={self._host!r}, model={self._model!r})"
 
+    def forget(self) -> None:
+        """Do nothing: the server keeps its caches to itself."""
+
     def generate(
         self, prompts: Sequence[TokenIds], n: int, sampling: Sampling
     ) -> list[list[Completion]]:
