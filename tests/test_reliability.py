@@ -66,6 +66,7 @@ CASES = {
         "tasks/test_isolation.py::test_a_fault_is_an_error_that_says_what_happened_and_hurts_no_other_answer",
         "test_train.py::test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted",
         "test_train.py::test_too_many_skipped_steps_stop_the_run_and_leave_the_weights",
+        "test_reliability.py::test_a_skipped_step_is_said_and_counted",
         "test_learner.py::test_a_gradient_that_is_not_finite_under_a_finite_loss_leaves_the_weights_too",
         "test_reliability.py::test_a_group_takes_rewards_of_0_and_1_only_and_one_for_each_episode",
     ),
@@ -294,6 +295,23 @@ def test_a_run_that_memory_stopped_goes_on_with_less(run_before, tiny_run, monke
     less = ["generate.memory_gib=1", "train.tokens_at_once=512"]
     assert run_cli("run", recipe, *less, "--runs", run.parent, "--resume").code == 0
     assert end_state(run) == end_state(tiny_run)
+
+
+def test_a_skipped_step_is_said_and_counted(run_before, tiny_run, monkeypatch, caplog):
+    from mulligan import train as training
+
+    run, true_loss, calls = run_before("train"), training.grpo_loss, []
+
+    def broken_at_first(*arguments, **options):
+        loss, sums = true_loss(*arguments, **options)
+        calls.append(loss)
+        return (loss * float("nan") if len(calls) == 1 else loss), sums
+
+    monkeypatch.setattr(training, "grpo_loss", broken_at_first)
+    assert resumed(run, tiny_run).code == 0
+    skipped = [row["step"] for row in lines(run / "metrics.jsonl") if row["skipped"]]
+    assert len(skipped) == 1
+    assert f"Step {skipped[0]} is skipped, the weights stay: its loss is nan" in caplog.text
 
 
 # Verifiers, engines and groups
