@@ -1,7 +1,7 @@
 """vLLM's side of the rollout benchmark; runs in vLLM's own environment.
 
-Reads one JSON object a line: first the job, then a seed for each repeat. Answers each on a line
-that begins with ``answer``: nothing for the job, tokens kept for a repeat.
+Reads one JSON object a line: first how to load the model, then what to sample. Answers each on a
+line that begins with ``answer``: null when loaded, then the token ids of every sample.
 """
 
 import json
@@ -12,51 +12,36 @@ from vllm import LLM, SamplingParams
 
 
 def main() -> None:
-    """Load the model, then serve repeats until the input ends."""
-    job = json.loads(sys.stdin.readline())
+    """Load the model, then sample until the input ends."""
+    how = json.loads(sys.stdin.readline())
     llm = LLM(
-        job["model"],
+        how["model"],
         dtype="bfloat16",
-        enforce_eager=job["eager"],
+        enforce_eager=how["eager"],
         enable_prefix_caching=True,
         max_model_len=1024,
         max_num_seqs=64,
     )
-    rollout(llm, job, seed=0)
     print("answer null", flush=True)
     for line in sys.stdin:
-        kept = rollout(llm, job, json.loads(line)["seed"])
-        print("answer", json.dumps(kept), flush=True)
+        print("answer", json.dumps(generate(llm, how, json.loads(line))), flush=True)
 
 
-def rollout(llm: Any, job: dict[str, Any], seed: int) -> list[int]:
-    """Reflect n times on each prompt, then retry once after each reflection."""
-    llm.reset_prefix_cache()
-    limit_of_reflection, limit_of_retry = job["limits"]
-    groups = generate(llm, job, job["prompts"], job["samples"], limit_of_reflection, seed)
-    longer = [
-        [*prompt, *reflection, *job["turn"]]
-        for prompt, group in zip(job["prompts"], groups, strict=True)
-        for reflection in group
-    ]
-    retries = generate(llm, job, longer, 1, limit_of_retry, seed + 1)
-    return [sum(len(ids) for group in some for ids in group) for some in (groups, retries)]
-
-
-def generate(
-    llm: Any, job: dict[str, Any], prompts: list[list[int]], n: int, limit: int, seed: int
-) -> list[list[list[int]]]:
-    """Return the token ids of n completions for each prompt."""
+def generate(llm: Any, how: dict[str, Any], job: dict[str, Any]) -> list[list[list[int]]]:
+    """Return the token ids of a job's samples for each prompt."""
+    if job["clear"]:
+        llm.reset_prefix_cache()
     params = SamplingParams(
-        n=n,
-        temperature=job["temperature"],
-        max_tokens=limit,
-        stop_token_ids=job["stops"],
+        n=job["samples"],
+        temperature=how["temperature"],
+        max_tokens=job["limit"],
+        stop_token_ids=how["stops"],
         ignore_eos=True,
         detokenize=False,
-        seed=seed,
+        seed=job["seed"],
     )
-    outputs = llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
+    prompts = [{"prompt_token_ids": ids} for ids in job["prompts"]]
+    outputs = llm.generate(prompts, params, use_tqdm=False)
     return [[list(o.token_ids) for o in output.outputs] for output in outputs]
 
 

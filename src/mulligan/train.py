@@ -80,7 +80,7 @@ class StepTiming:
 
 
 @dataclass
-class _Sums:
+class Sums:
     """What the losses of a step add up on the way."""
 
     tokens: int = 0
@@ -116,7 +116,7 @@ class Trainer:
         seed_generators(derive_seed(self.recipe.seed, "train"))
         trunk = Trunk(self.policy, max_tokens=settings.tokens_at_once)
         reference = Trunk(_frozen_copy(self.policy)) if settings.kl_beta > 0 else None
-        learner = self._learner()
+        learner = self.learner()
         checkpoints = Checkpoints(self.run.checkpoints, settings.keep_checkpoints)
         done, skipped = self._restore(checkpoints, learner)
         last = min(settings.stop_after or settings.steps, settings.steps)
@@ -129,10 +129,10 @@ class Trainer:
             for step in range(done + 1, last + 1):
                 self.engine.follow(self.policy, version=step)
                 started = time.perf_counter()
-                groups = self._rollout(step)
+                groups = self.rollout(step)
                 rolled_out = time.perf_counter()
-                sums = _Sums()
-                update = learner.update(self._losses(groups, trunk, reference, sums))
+                sums = Sums()
+                update = learner.update(self.losses(groups, trunk, reference, sums))
                 updated = time.perf_counter()
 
                 for record in trained_episodes(step, groups):
@@ -160,7 +160,7 @@ class Trainer:
     def _episodes_a_step(self) -> int:
         return self.recipe.train.failures * self.recipe.train.group_size
 
-    def _rollout(self, step: int) -> list[Group]:
+    def rollout(self, step: int) -> list[Group]:
         """Reflect and retry on the step's failures."""
         recipe, settings = self.recipe, self.recipe.train
         temperature = recipe.generate.temperature
@@ -184,8 +184,8 @@ class Trainer:
         )
         return [group for group in groups if group.episodes]
 
-    def _losses(
-        self, groups: Sequence[Group], trunk: Trunk, reference: Trunk | None, sums: _Sums
+    def losses(
+        self, groups: Sequence[Group], trunk: Trunk, reference: Trunk | None, sums: Sums
     ) -> list[Callable[[], Tensor]]:
         """Return the batch's loss, a group or a part of one at a time.
 
@@ -214,7 +214,7 @@ class Trainer:
         normaliser: float,
         trunk: Trunk,
         reference: Trunk | None,
-        sums: _Sums,
+        sums: Sums,
     ) -> Tensor:
         """Return the loss of some episodes of a group, on the tokens of their reflections."""
         settings, temperature = self.recipe.train, self.recipe.generate.temperature
@@ -243,7 +243,8 @@ class Trainer:
                 sums.mismatch += float((scored_R - sampled_R).abs().sum())
         return loss
 
-    def _learner(self) -> Learner:
+    def learner(self) -> Learner:
+        """Return what updates the policy, as the recipe says."""
         settings = self.recipe.train
         return Learner(
             self.policy,
@@ -310,7 +311,7 @@ def trained_episodes(step: int, groups: Sequence[Group]) -> list[TrainedEpisode]
 
 
 def step_metrics(
-    step: int, groups: Sequence[Group], update: Update, sums: _Sums, generated: int
+    step: int, groups: Sequence[Group], update: Update, sums: Sums, generated: int
 ) -> StepMetrics:
     """Sum a step up; ``generated`` counts its episodes, those without a verdict included."""
     episodes = [episode for group in groups for episode in group.episodes]

@@ -2,6 +2,7 @@ import json
 import random
 from collections import Counter
 from itertools import islice
+from statistics import fmean
 
 import pytest
 
@@ -58,7 +59,16 @@ def test_right_answers_pass_and_wrong_attempts_do_not(task, conversations):
             assert task.verify(shown.problem, shown.attempt).passed
         else:
             assert not task.verify(shown.problem, shown.attempt).passed
-            assert task.verify(shown.problem, shown.retry).passed
+
+
+def test_a_retry_is_right_where_its_reflection_helps_and_else_by_luck(task, conversations):
+    right = {kind: [] for kind in ("vague", "diagnosing", "searching", "searching_right")}
+    for shown in conversations:
+        if shown.reflection is not None:
+            right[shown.tags[0]].append(task.verify(shown.problem, shown.retry).passed)
+    assert all(right["diagnosing"])
+    assert all(right["searching_right"])
+    assert 0.2 < fmean(right["vague"] + right["searching"]) < 0.5
 
 
 def test_they_come_from_the_training_split_alone_and_use_all_of_it(task, conversations):

@@ -1,6 +1,7 @@
 import ast
 import json
 import random
+import re
 import time
 from collections import Counter, defaultdict
 from fractions import Fraction
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mulligan.errors import MulliganError
+from mulligan.tasks.arithmetic import parse
 from mulligan.tasks.countdown import Countdown
 from mulligan.tasks.countdown_expressions import Term, join, random_term, solve
 from mulligan.types import Problem
@@ -564,14 +566,29 @@ def test_reflections_are_short_varied_sentences(shown):
     assert len(set(reflections)) > 0.7 * len(reflections)
 
 
-def test_every_equation_that_a_search_states_is_true(shown):
-    from mulligan.tasks.arithmetic import find_equations, normalise, parse_equation
+TRIED = re.compile(r"([\d(].*?) is (\d+), (yes|no)\.")
 
-    searches = [d.reflection for d in shown if d.tags[0].startswith("searching")]
-    for text in searches:
-        for span in find_equations(normalise(text)):
-            left, right = parse_equation(span.text)
-            assert left.value == right.value
+
+def test_a_search_calculates_right_and_says_yes_to_the_target_only(shown):
+    searches = [d for d in shown if d.tags[0].startswith("searching")]
+    for d in searches:
+        tried = TRIED.findall(d.reflection)
+        assert " ".join(f"{term} is {value}, {word}." for term, value, word in tried) == (
+            d.reflection
+        )
+        for term, value, word in tried:
+            assert parse(term).value == int(value)
+            assert (word == "yes") == (int(value) == d.problem.given["target"])
+        assert [word for *_, word in tried[:-1]] == ["no"] * (len(tried) - 1)
+
+
+def test_a_search_goes_through_two_numbers_in_one_order():
+    task = Countdown(counts=[2], answer_share=0, reflection_shares={"searching_right": 1})
+    for d in task.demonstrations(200, seed=0):
+        low, high = sorted(d.problem.given["numbers"])
+        ways = [f"{high} {operator} {low}" for operator in "+-*"]
+        tried = [term for term, *_ in TRIED.findall(d.reflection)]
+        assert tried == [way for way in ways if way in tried]
 
 
 def test_demonstrations_never_touch_the_test_split():

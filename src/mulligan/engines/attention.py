@@ -73,7 +73,7 @@ class Layout:
         first: int,
         starts: Sequence[int],
         counts: Sequence[int],
-        device: torch.device,
+        model: PreTrainedModel,
         trunk: Block | None = None,
         group_of_row: Sequence[int] = (),
         trunk_lengths: Sequence[int] = (),
@@ -85,11 +85,12 @@ class Layout:
             first: the first slot that takes part.
             starts: column of each row's first new token.
             counts: new tokens of each row.
-            device: where the model computes.
+            model: tells the device and the type to compute in.
             trunk: the block that holds the shared trunks.
             group_of_row: the trunk slot of each row.
             trunk_lengths: tokens of each row's trunk.
         """
+        device, dtype = model.device, model.dtype
         start_B, count_B = np.asarray(starts), np.asarray(counts)
         rows, width = len(count_B), int(count_B.max())
         row_N = np.repeat(np.arange(rows), count_B)
@@ -115,7 +116,7 @@ class Layout:
         if not fresh:
             lengths = np.asarray(trunk_lengths) if trunk is not None else np.zeros(rows)
             bias = _bias(
-                tensor(start_B), tensor(count_B), tensor(lengths), width, own.columns, span, device
+                tensor(start_B), tensor(count_B), tensor(lengths), width, own.columns, span, dtype
             )
         return cls(
             own=own,
@@ -162,16 +163,17 @@ def _bias(
     width: int,
     columns: int,
     span: int,
-    device: torch.device,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Return 0 where a row's s-th new token sees a key and -inf where not: [B, S, P + T]."""
+    device = start_B.device
     place_S = torch.arange(width, device=device)
     # A row with fewer new tokens than S repeats its last: what it computes there is thrown away.
     last_BS = start_B[:, None] + torch.minimum(place_S, (count_B[:, None] - 1).clamp(min=0))
     sees_own = torch.arange(columns, device=device) <= last_BS[:, :, None]
     sees_trunk = torch.arange(span, device=device) < trunk_B[:, None, None]
     sees = torch.cat([sees_trunk.expand(-1, width, -1), sees_own], dim=-1)
-    return torch.zeros(sees.shape, device=device).masked_fill_(~sees, -torch.inf)
+    return torch.zeros(sees.shape, dtype=dtype, device=device).masked_fill_(~sees, -torch.inf)
 
 
 class StreamCache(Cache):
@@ -271,12 +273,12 @@ def _over_trunk_and_branch(
     )
     per_key = heads // kv_heads
     bias = layout.bias_BSK[:, None, None]
-    scores = query_BHQD.new_empty(
-        rows, kv_heads, per_key, width, span + layout.columns, dtype=torch.float32
-    )
+    # Products in half precision come rounded, and scaling by a power of two keeps them as they
+    # are; the softmax sums in float32 whatever it reads. So wider scores would only take time.
+    scores = query_BHQD.new_empty(rows, kv_heads, per_key, width, span + layout.columns)
 
     def put(product_BHQK: Tensor, part: slice) -> None:
-        """Scale, mask and convert in one pass, into the part's place."""
+        """Scale and mask in one pass, into the part's place."""
         product = torch.unflatten(product_BHQK, 2, (per_key, width))
         torch.add(bias[..., part], product, alpha=scale, out=scores[..., part])
 
@@ -287,13 +289,12 @@ def _over_trunk_and_branch(
         grouped = _matmul(_gather(query_BHQD, layout), trunk_keys.transpose(2, 3))
         put(_scatter(grouped, layout), slice(0, span))
     weights_BHQK = torch.softmax(scores, dim=-1, out=scores).flatten(2, 3)
-    # Converted part by part: the products want their operands contiguous anyway.
-    out_BHQD = _matmul(_contiguous(weights_BHQK[..., span:], values.dtype), values)
+    out_BHQD = _matmul(weights_BHQK[..., span:].contiguous(), values)
     if span:
         assert layout.trunk is not None
         trunk_values = layout.trunk.values[layer][layout.groups]
-        trunk_weights = _contiguous(weights_BHQK[..., :span], values.dtype)
-        grouped = _matmul(_gather(trunk_weights, layout), trunk_values)
+        trunk_weights = _gather(weights_BHQK[..., :span], layout).contiguous()
+        grouped = _matmul(trunk_weights, trunk_values)
         out_BHQD = out_BHQD + _scatter(grouped, layout)
     out = torch.unflatten(out_BHQD, 2, (per_key, width)).permute(0, 3, 1, 2, 4)
     return out.reshape(rows, width, heads, -1)
@@ -316,10 +317,6 @@ def _scatter(groups_GHQX: Tensor, layout: Layout) -> Tensor:
     if layout.ungrouped_B is not None:
         groups_GHQX = groups_GHQX[layout.ungrouped_B]
     return groups_GHQX
-
-
-def _contiguous(states: Tensor, dtype: torch.dtype) -> Tensor:
-    return states.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 def _matmul(left_BHQX: Tensor, right_BHXY: Tensor) -> Tensor:

@@ -213,13 +213,13 @@ class Wave:
         rows: Sequence[Row] | None,
     ) -> Layout:
         if rows is None:
-            return Layout.build(block, first, starts, counts, self._model.device)
+            return Layout.build(block, first, starts, counts, self._model)
         return Layout.build(
             block,
             first,
             starts,
             counts,
-            self._model.device,
+            self._model,
             trunk=self._trunk_block,
             group_of_row=[row.trunk.slot for row in rows],
             trunk_lengths=[row.trunk.length for row in rows],

@@ -82,10 +82,10 @@ def examine(model: PreTrainedModel) -> Examination:
 
 def _shared(model: PreTrainedModel, trunk: Block, trunk_ids: Tensor, branches: Tensor) -> Tensor:
     """Return logits of both branches after one shared trunk, shape [tokens, V]."""
-    layout = Layout.build(trunk, 0, [0], [_TRUNK], model.device)
+    layout = Layout.build(trunk, 0, [0], [_TRUNK], model)
     forward(model, trunk_ids, layout)
     own = Block(len(_BRANCHES), max(_BRANCHES))
-    layout = Layout.build(own, 0, [0, 0], _BRANCHES, model.device, trunk, [0, 0], [_TRUNK, _TRUNK])
+    layout = Layout.build(own, 0, [0, 0], _BRANCHES, model, trunk, [0, 0], [_TRUNK, _TRUNK])
     return forward(model, branches, layout)
 
 

@@ -3,6 +3,10 @@
 A mix, on purpose: a model that is taught right answers only writes bare answers where it should
 reflect. Reflections therefore come in four kinds, from one that says nothing to one that works
 the call out, and the training that follows can choose between them.
+
+For it to be able to, what a reflection says must matter. So a retry is right after a reflection
+that says what was wrong or works the call out, and is left to luck after one that says nothing to
+go by. If every retry were right, the model would learn to pass over the reflection.
 """
 
 import json
@@ -48,6 +52,8 @@ _VAGUE_ENDINGS = (
 _VAGUE_ENDING_SHARE = 0.5
 _DIAGNOSIS_BEFORE_SEARCH_SHARE = 0.5
 _WHOLE_CALL_SHARE = 0.5
+_NOTHING_TO_GO_BY = ("vague", "searching")
+_LUCK = 0.35  # share of right retries after these
 
 
 def check_shares(shares: Mapping[str, float]) -> None:
@@ -91,13 +97,16 @@ def demonstrations(
             yield Demonstration(problem, answer, tags=("answer",))
             continue
         situation = _situation(problem)
-        fault = next(
+        wrong = (
             fault
             for fault in _endless_faults(situation, rng)
             if not verify(problem, fault.attempt).passed
         )
+        fault = next(wrong)
         kind, reflection = _reflect(rng.choices(kinds, weights)[0], fault, situation, rng)
-        yield Demonstration(problem, fault.attempt, reflection, answer, (kind, fault.kind))
+        unlucky = kind in _NOTHING_TO_GO_BY and rng.random() >= _LUCK
+        retry = next(wrong).attempt if unlucky else answer
+        yield Demonstration(problem, fault.attempt, reflection, retry, (kind, fault.kind))
 
 
 def _situation(problem: Problem) -> Situation:

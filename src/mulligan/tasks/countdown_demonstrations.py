@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from mulligan.tasks.countdown_expressions import Puzzle, Term, random_term
+from mulligan.tasks.countdown_expressions import Puzzle, Term, join, random_term
 from mulligan.types import Demonstration, Problem
 
 REFLECTION_SHARES: Mapping[str, float] = MappingProxyType(
@@ -32,6 +32,7 @@ _HINT_SHARE = 0.6  # of diagnoses: says which operators to use instead
 _RIGHT_HINT_SHARE = 0.5  # of those: the right ones
 _LUCK = 0.35  # share of right retries after a reflection that says nothing to go by
 _VAGUE_ENDING_SHARE = 0.5
+_MOST_TRIED = 2  # of a search that goes wrong or on: more would not fit a small token budget
 
 _VAGUE = (
     "I did not check my result.",
@@ -59,7 +60,6 @@ _VAGUE_ENDINGS = (
     "I should compare it with the target.",
 )
 _HINTS = ("I should {}.", "I need to {}.", "I will {} instead.", "It is better to {}.")
-_SEARCH_OPENINGS = ("", "", "Let me try others. ", "I try again: ", "Other ways: ")
 _VERBS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
 
 
@@ -91,9 +91,8 @@ def mended(
     if kind == "vague":
         reflection = _vague(rng)
     elif kind.startswith("searching"):
-        ending = solution if kind == "searching_right" else None
-        retry = ending or retry
-        reflection = _search(puzzle, mistake, ending, operators, rng)
+        reflection, found = _search(puzzle, solution, kind, operators, rng)
+        retry = found or retry
     if not reflection:
         kind, reflection = "diagnosing", mistake.diagnosis
         if rng.random() < _HINT_SHARE:
@@ -198,23 +197,39 @@ def _vague(rng: random.Random) -> str:
     return sentence
 
 
+def _search(
+    puzzle: Puzzle, solution: Term, kind: str, operators: str, rng: random.Random
+) -> tuple[str, Term | None]:
+    """Write down equations one after another; return them, and where the search ends well.
+
+    Short enough for a small token budget. They come in a fixed order, so that only their values
+    decide where the search ends. "is" keeps them apart from answers, in which small models write
+    the target behind "=" whatever stands before it.
+    """
+    candidates = _candidates(puzzle, solution, operators, rng)
+    place = next(i for i, term in enumerate(candidates) if term.value == puzzle.target)
+    if kind == "searching_right":
+        right = candidates[place]
+        tried = candidates[max(0, place - _MOST_TRIED) : place]
+        return " ".join([*map(_refused, tried), f"{right.text} is {right.value}, yes."]), right
+    wrong = [term for term in candidates if term.value != puzzle.target]
+    return " ".join(map(_refused, wrong[:_MOST_TRIED])), None
+
+
+def _refused(term: Term) -> str:
+    return f"{term.text} is {term.value}, no."
+
+
+def _candidates(puzzle: Puzzle, solution: Term, operators: str, rng: random.Random) -> list[Term]:
+    """Return what a search goes through, by operators; of two numbers the larger one first."""
+    if len(puzzle.numbers) > 2:
+        terms = [*_wrong_terms(puzzle, operators, rng), solution]
+        return sorted(terms, key=lambda term: (_place(term, operators), term.text))
+    larger, smaller = map(Term.number, sorted(puzzle.numbers, reverse=True))
+    joined = [term for operator in operators if (term := join(larger, operator, smaller))]
+    return [t for t in joined if t.value < _LARGEST_VALUE or t.value == puzzle.target]
+
+
 def _place(term: Term, operators: str) -> int:
     """Return where a term's first operator stands among the allowed ones."""
     return operators.index(next(c for c in term.text if c in operators))
-
-
-def _search(
-    puzzle: Puzzle, mistake: _Mistake, ending: Term | None, operators: str, rng: random.Random
-) -> str:
-    """Write down other equations with their values, short enough for a small token budget."""
-    fresh = [term for term in _wrong_terms(puzzle, operators, rng) if term.value != mistake.value]
-    most = 3 if len(puzzle.numbers) == 2 else 2
-    if ending:
-        # In a fixed order, so that only the value decides where the search ends.
-        before = sorted((_place(term, operators), term.text, term) for term in fresh)
-        fresh = [term for place, _, term in before if place < _place(ending, operators)]
-        most -= 1
-    tried = [f"{term.equation}, no." for term in fresh[:most]]
-    if ending:
-        tried.append(f"{ending.equation}, yes.")
-    return rng.choice(_SEARCH_OPENINGS) + " ".join(tried) if tried else ""
