@@ -18,11 +18,13 @@ import yaml
 
 from disk_faults import fill, make_read_only, small_disk
 from faults import end_state
+from mulligan.atomic import write_atomically
 from mulligan.engines.scripted import ScriptedEngine
 from mulligan.errors import MulliganError
 from mulligan.lock import hold
 from mulligan.memory import memory_errors
 from mulligan.records import RecordLog
+from mulligan.report import page
 from mulligan.rollout import reflect_and_retry
 from mulligan.types import Group, Sampling
 from tiny import lines, run_cli, write_recipe
@@ -192,6 +194,27 @@ def test_ctrl_c_in_any_stage_leaves_a_run_that_ends_the_same(
     assert stopped.code == 130
     assert ("everything is saved" if times == 1 else "Stopped at once") in stopped.out
     assert stage not in json.loads((run / "stages.json").read_text())
+    assert resumed(run, tiny_run).code == 0
+    assert end_state(run) == end_state(tiny_run)
+
+
+@pytest.mark.parametrize(("times", "code"), [(1, 0), (2, 130)], ids=["once", "twice"])
+def test_ctrl_c_while_the_report_is_written_leaves_a_whole_page_or_none(
+    run_before, tiny_run, times, code, monkeypatch
+):
+    run = run_before("report")
+
+    def pressing(path, content):
+        if path.name == "report.html":
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        write_atomically(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(page, "write_atomically", pressing)
+        stopped = resumed(run, tiny_run)
+    assert stopped.code == code
+    assert (run / "report.html").exists() == (times == 1)
     assert resumed(run, tiny_run).code == 0
     assert end_state(run) == end_state(tiny_run)
 

@@ -30,7 +30,7 @@ _MISSED_SHARE = 0.75  # of wrong attempts: right numbers, wrong result
 _CLAIM_SHARE = 0.6  # of those: claims that its result is the target, as small models do
 _HINT_SHARE = 0.6  # of diagnoses: says which operators to use instead
 _RIGHT_HINT_SHARE = 0.5  # of those: the right ones
-_LUCK = 0.35  # share of right retries after a reflection that says nothing to go by
+_LUCK = 0.15  # share of right retries after a reflection that says nothing to go by
 _VAGUE_ENDING_SHARE = 0.5
 _MOST_TRIED = 2  # of a search that goes wrong or on: more would not fit a small token budget
 
