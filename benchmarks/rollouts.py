@@ -114,7 +114,8 @@ class _VllmPeer:
         self, prompts: Sequence[TokenIds], n: int, limit: int, seed: int
     ) -> list[list[TokenIds]]:
         """Let it sample; its prefix cache is cleared before reflections and kept for retries."""
-        job = {"prompts": prompts, "samples": n, "limit": limit, "seed": seed, "clear": n > 1}
+        del seed  # see vllm_peer
+        job = {"prompts": prompts, "samples": n, "limit": limit, "clear": n > 1}
         return [[tuple(ids) for ids in group] for group in self._ask(job)]
 
     def close(self) -> None:
