@@ -21,14 +21,14 @@ FLOORS = (
     {"rollout", "warmup"},
     {"collect", "evaluate", "train"},
     {"report"},
-    {"show"},
+    {"show", "session"},
     {"stages"},
     {"cli"},
 )
 """From the bottom. A name is a file, or a folder with everything in it."""
 
 TORCH = {"models", "engines", "grpo", "warmup", "train", "learner", "checkpoint"}
-TORCH_LATE = {"stages", "models", "checkpoint"}
+TORCH_LATE = {"session", "stages", "models", "checkpoint"}
 """These import torch within functions only, so that the command line starts at once."""
 
 LONGEST_FUNCTION = 60

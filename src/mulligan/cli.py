@@ -60,7 +60,7 @@ def main() -> None:
 
 @app.command()
 def demo(runs: Runs = Path("runs"), resume: Resume = False, overwrite: Overwrite = False) -> None:
-    """The whole method on a real model, on two CPU cores: about forty minutes."""
+    """The whole method on a real model, on two CPU cores: about twenty minutes."""
     recipe = Path(__file__).parent / "recipes" / "demo.yaml"
     run(recipe, None, runs, resume, overwrite)
 
@@ -74,7 +74,8 @@ def run(
     overwrite: Overwrite = False,
 ) -> None:
     """All stages of a recipe, into one run folder."""
-    from mulligan.stages import STAGES, refuse_changed_settings
+    from mulligan.session import refuse_changed_settings
+    from mulligan.stages import STAGES
 
     loaded = load_recipe(recipe, settings or ())
     folder = RunFolder(runs / loaded.name)
@@ -115,7 +116,7 @@ def train(target: Target, settings: Settings = None, runs: Runs = Path("runs")) 
 @app.command()
 def evaluate(target: Target, settings: Settings = None, runs: Runs = Path("runs")) -> None:
     """Measure first try, second try and controls, before training and, once trained, after."""
-    from mulligan.stages import stages_done
+    from mulligan.session import stages_done
 
     folder = _stage(target, settings, runs, ["warmup", "evaluate-before"])
     if "train" in stages_done(folder):
@@ -217,7 +218,7 @@ def _stage(
 
 def _find(target: Path, settings: Sequence[str] | None, runs: Path) -> tuple[Recipe, RunFolder]:
     """Return the recipe and run folder that a run or a recipe stands for."""
-    from mulligan.stages import recipe_of, refuse_changed_settings
+    from mulligan.session import recipe_of, refuse_changed_settings
 
     if target.is_dir():
         folder = RunFolder(target)
@@ -251,7 +252,8 @@ def _remove_run(folder: RunFolder) -> None:
 
 def _run_stages(recipe: Recipe, folder: RunFolder, names: Sequence[str]) -> None:
     from mulligan.interrupt import StoppedEarly, StopRequest
-    from mulligan.stages import open_session, run_stages
+    from mulligan.session import open_session
+    from mulligan.stages import run_stages
 
     stop = StopRequest()
     try:
