@@ -76,12 +76,12 @@ class WorkerProcess:
         replies, closed = self._read()
         if ended or closed:
             self._trouble = self._trouble or self._end()
-        elif self._busy_s > (deadline_s if self._ready else START_S):
-            self._trouble = f"took longer than {deadline_s:g} s and was killed"
+        elif self._busy_s > (limit_s := deadline_s if self._ready else START_S):
+            self._trouble = f"took longer than {limit_s:g} s and was killed"
         if self._trouble and not self._ready:
             raise MulliganError(
-                f"A worker process could not load the task {self.source.spec!r} within "
-                f"{START_S:g} s: it {self._trouble}."
+                f"A worker process could not load the task {self.source.spec!r}: "
+                f"it {self._trouble}."
             )
         return replies
 
