@@ -51,11 +51,11 @@ def run(quick: bool) -> dict[str, Any]:
     servers = _vllm_peers(work, eager_only=quick)
     peers |= {name: partial(work.rollout, server.generate) for name, server in servers.items()}
     try:
-        rates, kept = _interleaved(peers, 2 if quick else 5, model.device)
+        rates, kept = _interleaved(peers, 2 if quick else 3, model.device)
     finally:
         for server in servers.values():
             server.close()
-    fixed = _fixed(model, tokenizer, 2 if quick else 5)
+    fixed = _fixed(model, tokenizer, 2 if quick else 3)
     parameters = sum(p.numel() for p in model.parameters())
     share = 2 * parameters * median(fixed) / machine.matmul_flops
     ours = median(rates["mulligan"])

@@ -43,7 +43,7 @@ def run(quick: bool) -> dict[str, Any]:
     taken: dict[str, list[float]] = {"mulligan": [], "trl": []}
     with tempfile.TemporaryDirectory() as folder:
         steps = {"mulligan": ours(Path(folder)), "trl": trl(Path(folder))}
-        for number in range(1 + (1 if quick else 5)):
+        for number in range(1 + (1 if quick else 3)):
             for name, step in steps.items():
                 spent = step(number)
                 if number:  # the first is to warm up

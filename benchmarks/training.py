@@ -50,7 +50,7 @@ def run(quick: bool) -> dict[str, Any]:
     machine = measure(device, DTYPE)
     print(machine)
     steps = {"mulligan": ours(), "trl": trl()}
-    cases = [timed(shape, steps, device, 2 if quick else 5, machine) for shape in TIMED]
+    cases = [timed(shape, steps, device, 2 if quick else 3, machine) for shape in TIMED]
     cases += [weighed(checkpointing) for checkpointing in ((False,) if quick else (False, True))]
     growth = [] if quick else grow(steps["mulligan"], device)
     return {

@@ -53,7 +53,7 @@ _VAGUE_ENDING_SHARE = 0.5
 _DIAGNOSIS_BEFORE_SEARCH_SHARE = 0.5
 _WHOLE_CALL_SHARE = 0.5
 _NOTHING_TO_GO_BY = ("vague", "searching")
-_LUCK = 0.15  # share of right retries after these
+_LUCK = 0.35  # share of right retries after these
 
 
 def check_shares(shares: Mapping[str, float]) -> None:
