@@ -60,7 +60,7 @@ def main() -> None:
 
 @app.command()
 def demo(runs: Runs = Path("runs"), resume: Resume = False, overwrite: Overwrite = False) -> None:
-    """The whole method on a real model, on two CPU cores: about twenty minutes."""
+    """The whole method on a real model, on two CPU cores: about a quarter of an hour."""
     recipe = Path(__file__).parent / "recipes" / "demo.yaml"
     run(recipe, None, runs, resume, overwrite)
 
