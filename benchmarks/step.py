@@ -117,23 +117,20 @@ def trl(folder: Path) -> Step:
     """Return TRL's step: all of its rows are generated together, and trained on eight at a time."""
     model, tokenizer = load_model(MODEL, "bfloat16")
     work = Workload(tokenizer)
-    index_of = {prompt: index for index, prompt in enumerate(work.prompts)}
     clock = _Clock()
 
     def rollout(prompts: list[str], trainer: GRPOTrainer) -> dict[str, list[Any]]:
         seed = trainer.args.seed
-        order = [int(prompt) for prompt in prompts[::SAMPLES]]
-        asked = [work.prompts[i] for i in order]
-        groups = work.by_transformers(model, asked, SAMPLES, REFLECTION, seed)
-        by_failure = [groups[order.index(i)] for i in range(FAILURES)]
-        retries = work.by_transformers(model, work.retry_prompts(by_failure), 1, RETRY, seed + 1)
+        groups = work.by_transformers(model, work.prompts, SAMPLES, REFLECTION, seed)
+        retries = work.by_transformers(model, work.retry_prompts(groups), 1, RETRY, seed + 1)
         problems = [f.attempt.problem for f in work.failures for _ in range(SAMPLES)]
         texts = [work.completion(ids).text for [ids] in retries]
         passed = [v.passed for v in work.verify(list(zip(problems, texts, strict=True)))]
-        rows = [(index_of[p], j) for p in asked for j in range(SAMPLES)]
+        # TRL asks for every failure once, in an order of its own: a prompt is a failure's number.
+        rows = [(int(prompt), j) for prompt in prompts[::SAMPLES] for j in range(SAMPLES)]
         return {
             "prompt_ids": [list(work.prompts[i]) for i, _ in rows],
-            "completion_ids": [list(by_failure[i][j]) for i, j in rows],
+            "completion_ids": [list(groups[i][j]) for i, j in rows],
             "logprobs": None,
             "passed": [passed[i * SAMPLES + j] for i, j in rows],
         }

@@ -67,8 +67,6 @@ _VERBS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
 class _Mistake:
     attempt: str
     diagnosis: str
-    value: int | None = None
-    """What the attempt's expression comes to, where it uses the right numbers."""
 
 
 def answer(problem: Problem, solution: Term) -> Demonstration:
@@ -137,7 +135,7 @@ def _missed(puzzle: Puzzle, term: Term, rng: random.Random) -> _Mistake:
         )
     )
     result = puzzle.target if claims else term.value
-    return _Mistake(f"{term.text} = {result}", diagnosis, term.value)
+    return _Mistake(f"{term.text} = {result}", diagnosis)
 
 
 def _hint(term: Term, rng: random.Random) -> str:
