@@ -61,14 +61,18 @@ def test_right_answers_pass_and_wrong_attempts_do_not(task, conversations):
             assert not task.verify(shown.problem, shown.attempt).passed
 
 
-def test_a_retry_is_right_where_its_reflection_helps_and_else_by_luck(task, conversations):
+def test_a_retry_is_right_where_its_reflection_helps_and_else_mostly_repeats_the_attempt(
+    task, conversations
+):
     right = {kind: [] for kind in ("vague", "diagnosing", "searching", "searching_right")}
     for shown in conversations:
         if shown.reflection is not None:
-            right[shown.tags[0]].append(task.verify(shown.problem, shown.retry).passed)
+            passed = task.verify(shown.problem, shown.retry).passed
+            assert passed or shown.retry == shown.attempt
+            right[shown.tags[0]].append(passed)
     assert all(right["diagnosing"])
     assert all(right["searching_right"])
-    assert 0.2 < fmean(right["vague"] + right["searching"]) < 0.5
+    assert 0.1 < fmean(right["vague"] + right["searching"]) < 0.3
 
 
 def test_they_come_from_the_training_split_alone_and_use_all_of_it(task, conversations):

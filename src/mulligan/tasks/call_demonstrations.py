@@ -5,8 +5,9 @@ reflect. Reflections therefore come in four kinds, from one that says nothing to
 the call out, and the training that follows can choose between them.
 
 For it to be able to, what a reflection says must matter. So a retry is right after a reflection
-that says what was wrong or works the call out, and is left to luck after one that says nothing to
-go by. If every retry were right, the model would learn to pass over the reflection.
+that says what was wrong or works the call out, and mostly repeats the attempt after one that says
+nothing to go by. If every retry were right, the model would learn to pass over the reflection; if
+it were wrong in a new way, the model would learn to put faults into calls.
 """
 
 import json
@@ -53,7 +54,7 @@ _VAGUE_ENDING_SHARE = 0.5
 _DIAGNOSIS_BEFORE_SEARCH_SHARE = 0.5
 _WHOLE_CALL_SHARE = 0.5
 _NOTHING_TO_GO_BY = ("vague", "searching")
-_LUCK = 0.35  # share of right retries after these
+_LUCK = 0.2  # share of right retries after these; the others repeat the attempt
 
 
 def check_shares(shares: Mapping[str, float]) -> None:
@@ -97,15 +98,14 @@ def demonstrations(
             yield Demonstration(problem, answer, tags=("answer",))
             continue
         situation = _situation(problem)
-        wrong = (
+        fault = next(
             fault
             for fault in _endless_faults(situation, rng)
             if not verify(problem, fault.attempt).passed
         )
-        fault = next(wrong)
         kind, reflection = _reflect(rng.choices(kinds, weights)[0], fault, situation, rng)
         unlucky = kind in _NOTHING_TO_GO_BY and rng.random() >= _LUCK
-        retry = next(wrong).attempt if unlucky else answer
+        retry = fault.attempt if unlucky else answer
         yield Demonstration(problem, fault.attempt, reflection, retry, (kind, fault.kind))
 
 
