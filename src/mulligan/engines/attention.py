@@ -24,6 +24,8 @@ from mulligan.engines.prefix_cache import Block
 NAME = "mulligan_trunk_and_branches"
 _REFUSED = ("softcap", "s_aux", "position_bias")
 """What an attention may ask for that is not computed here."""
+_FUSED_FROM = 768
+"""New tokens of a row from which on the fused kernel is faster than batched products."""
 
 
 class UnsupportedAttentionError(Exception):
@@ -59,12 +61,12 @@ class Layout:
     width: int
     """S."""
     columns: int
-    """T."""
+    """T: all of the branches' block for one new token a row, else those that are in use."""
     trunk_columns: int
     """P."""
     bias_BSK: Tensor | None
     """0 where a token sees a key and -inf where not, keys of the trunk first, shape [B, S, P + T];
-    ``None`` where nothing precedes the tokens, and plain causal attention does."""
+    ``None`` where nothing precedes long rows, and the fused kernel's causal attention does."""
 
     @classmethod
     def build(
@@ -102,8 +104,11 @@ class Layout:
             packed = row_N * width + place_N
             padded = np.zeros(rows * width, dtype=np.int64)
             padded[packed] = np.arange(len(row_N))
-        own.reserve(int((start_B + count_B).max()))
-        fresh = trunk is None and not start_B.any()
+        used = int((start_B + count_B).max())
+        own.reserve(used)
+        # Products over a part of a block copy it first, which pays where there is much to multiply.
+        columns = own.columns if width == 1 else used
+        fused = trunk is None and not start_B.any() and width >= _FUSED_FROM
         groups, grouped, ungrouped, size, span = slice(0, 0), None, None, 1, 0
         if trunk is not None:
             groups, grouped, ungrouped, size = _group(np.asarray(group_of_row))
@@ -113,10 +118,10 @@ class Layout:
             return None if array is None else torch.as_tensor(array, device=device)
 
         bias = None
-        if not fresh:
+        if not fused:
             lengths = np.asarray(trunk_lengths) if trunk is not None else np.zeros(rows)
             bias = _bias(
-                tensor(start_B), tensor(count_B), tensor(lengths), width, own.columns, span, dtype
+                tensor(start_B), tensor(count_B), tensor(lengths), width, columns, span, dtype
             )
         return cls(
             own=own,
@@ -132,7 +137,7 @@ class Layout:
             ungrouped_B=tensor(ungrouped),
             group_size=size,
             width=width,
-            columns=own.columns,
+            columns=columns,
             trunk_columns=span,
             bias_BSK=bias,
         )
@@ -219,11 +224,11 @@ def attend(
     if layout.padded_BS is not None:
         query_NHD = query_NHD[layout.padded_BS]
     query_BSHD = torch.unflatten(query_NHD, 0, (-1, layout.width))
-    # All columns, used or not: a whole block is contiguous, and products would copy a part of it.
-    keys, values = layout.own.keys[layer][layout.rows], layout.own.values[layer][layout.rows]
+    own, columns = layout.own, slice(0, layout.columns)
+    keys = own.keys[layer][layout.rows, :, columns]
+    values = own.values[layer][layout.rows, :, columns]
     if layout.bias_BSK is None:
-        used = slice(0, layout.width)
-        out_BSHD = _causal(query_BSHD, keys[:, :, used], values[:, :, used], scale)
+        out_BSHD = _causal(query_BSHD, keys, values, scale)
     else:
         out_BSHD = _over_trunk_and_branch(query_BSHD, keys, values, scale, layer, layout)
     out_NHD = out_BSHD.flatten(0, 1)

@@ -16,8 +16,9 @@ from mulligan.engines.prefix_cache import Block, KnownSequence, Trunk
 from mulligan.engines.sampling import draw, uniforms
 from mulligan.types import Sampling, TokenIds
 
-_STREAM_TOKENS = 512
-"""Tokens of one prefill pass: enough for full speed, few enough that they stay in the caches."""
+_STREAM_TOKENS = 1024
+"""Tokens of one prefill pass: enough for full speed, few enough that the
+scores of their attention take little memory."""
 _RETIRE = 16
 """Ended rows leave the batch when they are one in so many: moving them costs about as much as
 computing a few of them once more."""

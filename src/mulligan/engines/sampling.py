@@ -41,22 +41,25 @@ def draw(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[Ten
         tokens [B] and their log-probabilities [B] (float32) under the distribution drawn from; at
         temperature 0 under the model's own distribution.
     """
-    top_B1 = logits_BV.amax(dim=-1, keepdim=True)
-    scale = temperature if temperature > 0 else 1.0
-    weights_BV = logits_BV.to(torch.float32, copy=True).sub_(top_B1).div_(scale).exp_()
-    blocks_BKW = _in_blocks(weights_BV)
-    mass_BK = blocks_BKW.sum(dim=-1).double()
-    total_B1 = mass_BK.sum(dim=-1, keepdim=True)
+    weights_BV = logits_BV.to(torch.float32, copy=True)
     if temperature > 0:
-        block_B1, rest_B1 = _invert(mass_BK, uniforms_B[:, None])
-        index = block_B1[:, :, None].expand(-1, -1, _BLOCK)
-        inside_BW = blocks_BKW.gather(1, index)[:, 0].double()
-        token_B1 = block_B1 * _BLOCK + _invert(inside_BW, rest_B1)[0]
+        weights_BV.div_(temperature)
+    torch.softmax(weights_BV, dim=-1, out=weights_BV)
+    if temperature > 0:
+        token_B1 = _invert_in_blocks(weights_BV, uniforms_B[:, None])
     else:
         token_B1 = logits_BV.argmax(dim=-1, keepdim=True)
-    chosen_B1 = logits_BV.gather(1, token_B1).float() - top_B1.float()
-    logprobs_B1 = chosen_B1 / scale - total_B1.log().float()
-    return token_B1[:, 0], logprobs_B1[:, 0]
+    return token_B1[:, 0], weights_BV.gather(1, token_B1).log()[:, 0]
+
+
+def _invert_in_blocks(weights_BV: Tensor, uniforms_B1: Tensor) -> Tensor:
+    """Return the token at which the cumulative weight passes the uniform, shape [B, 1]."""
+    blocks_BKW = _in_blocks(weights_BV)
+    mass_BK = blocks_BKW.sum(dim=-1).double()
+    block_B1, rest_B1 = _invert(mass_BK, uniforms_B1)
+    index = block_B1[:, :, None].expand(-1, -1, _BLOCK)
+    inside_BW = blocks_BKW.gather(1, index)[:, 0].double()
+    return block_B1 * _BLOCK + _invert(inside_BW, rest_B1)[0]
 
 
 def _in_blocks(weights_BV: Tensor) -> Tensor:
