@@ -1,8 +1,9 @@
 """Log-probs, loss and backward of one group: Mulligan against TRL's GRPOTrainer, same tokens.
 
 TRL runs its own ``_compute_loss`` on a batch as its own generation would leave it. Its gradient
-checkpointing, on by default, is off for the ratios: without it TRL is faster. Peak memory is what a
-step adds to a process that has loaded the model, gradients included, each in a process of its own.
+checkpointing, on by default, is off for the ratios: without it TRL is faster. Each works in a
+process of its own, and they take their steps by turns. Peak memory is what a step adds to a process
+that has loaded the model, gradients included.
 """
 
 import argparse
@@ -12,7 +13,8 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -49,66 +51,99 @@ def run(quick: bool) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = measure(device, DTYPE)
     print(machine)
-    # Weighed before this process holds models of its own: TRL's step alone takes much of 24 GiB.
-    weights = [weighed(checkpointing) for checkpointing in ((False,) if quick else (False, True))]
-    steps = {"mulligan": ours(), "trl": trl()}
-    cases = [timed(shape, steps, device, 2 if quick else 3, machine) for shape in TIMED]
-    cases += weights
-    growth = [] if quick else grow(steps["mulligan"], device)
+    with peers() as sides:
+        cases = [compared(shape, sides, 1 if quick else 3, machine) for shape in TIMED]
+        if not quick:
+            cases.append(compared(WEIGHED, sides, 1, machine))
+        growth = [] if quick else grow(sides["mulligan"])
+    if not quick:
+        with peers("--checkpointing") as sides:
+            print("With gradient checkpointing:")
+            case = compared(WEIGHED, sides, 1, machine)
+            cases.append({"gradient_checkpointing": True, **case})
     return {
         "benchmark": "training",
         "device": machine.device,
-        "ratios": {"trl": median(case["ratio"] for case in cases if "ratio" in case)},
+        "ratios": {"trl": median(case["ratio"] for case in cases[: len(TIMED)])},
         "share_of_limit": cases[0]["share_of_limit"],
         "cases": cases,
         "growth": growth,
     }
 
 
-def timed(
-    shape: Shape, steps: dict[str, Step], device: torch.device, repeats: int, machine: Machine
+class Side:
+    """A process that takes steps and says what each took."""
+
+    def __init__(self, name: str, *options: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.training", name, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.step(WARM_UP)
+
+    def step(self, shape: Shape) -> dict[str, float]:
+        """Take one step; return its ``seconds`` and ``peak_bytes``."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(shape), file=self._process.stdin, flush=True)
+        for line in self._process.stdout:
+            if line.startswith("step "):
+                answer: dict[str, float] = json.loads(line.removeprefix("step "))
+                return answer
+        raise RuntimeError(f"A side ended with code {self._process.wait()}; see its errors above.")
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+@contextmanager
+def peers(*options: str) -> Iterator[dict[str, Side]]:
+    """Start both sides, one after the other, and end them."""
+    with ExitStack() as stack:
+        sides = {}
+        for name in STEPS:
+            sides[name] = Side(name, *options)
+            stack.callback(sides[name].close)
+        yield sides
+
+
+def compared(
+    shape: Shape, sides: dict[str, Side], repeats: int, machine: Machine
 ) -> dict[str, Any]:
-    """Time the steps in turn, so that whatever else the machine does meets them alike."""
-    taken: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step(WARM_UP)
+    """Let the sides step in turn, so that whatever else the machine does meets them alike."""
+    steps: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for _ in range(repeats):
-        for name, step in steps.items():
-            taken[name].append(seconds(lambda step=step: step(shape), device))
-    pairs = zip(taken["trl"], taken["mulligan"], strict=True)
+        for name, side in sides.items():
+            steps[name].append(side.step(shape))
+    taken = {name: [step["seconds"] for step in each] for name, each in steps.items()}
+    # Memory that a process has kept from one step is not added by the next, so the most counts.
+    peaks = {name: max(step["peak_bytes"] for step in each) for name, each in steps.items()}
     case = {
         "shape": shape,
-        "ratio": median(theirs / our for theirs, our in pairs),
+        "ratio": median(t / m for t, m in zip(taken["trl"], taken["mulligan"], strict=True)),
+        "memory_ratio": peaks["trl"] / peaks["mulligan"],
         "share_of_limit": flops(shape) / median(taken["mulligan"]) / machine.matmul_flops,
         "seconds": {name: middle(values) for name, values in taken.items()},
-    }
-    print(f"{shape}: {case['ratio']:.2f} x TRL, {case['share_of_limit']:.0%} of the limit")
-    for name, spread in case["seconds"].items():
-        print(f"  {name:9} {spread['median']:.2f} s ({spread['low']:.2f} to {spread['high']:.2f})")
-    return case
-
-
-def weighed(checkpointing: bool) -> dict[str, Any]:
-    """Measure the peak memory of one step of each, in a process of its own."""
-    peaks = {name: peak_in_a_process(name, WEIGHED, checkpointing) for name in ("mulligan", "trl")}
-    case = {
-        "shape": WEIGHED,
-        "gradient_checkpointing": checkpointing,
-        "memory_ratio": peaks["trl"] / peaks["mulligan"],
         "peak_bytes": peaks,
     }
-    how = "with" if checkpointing else "without"
-    print(f"{WEIGHED}, {how} gradient checkpointing: {case['memory_ratio']:.2f} x less memory")
-    for name, peak in peaks.items():
-        print(f"  {name:9} {peak / 2**30:.2f} GiB above the loaded model")
+    print(
+        f"{shape}: {case['ratio']:.2f} x as fast as TRL, {case['share_of_limit']:.0%} of the limit,"
+        f" {case['memory_ratio']:.2f} x less memory"
+    )
+    for name, spread in case["seconds"].items():
+        times = f"{spread['median']:.2f} s ({spread['low']:.2f} to {spread['high']:.2f})"
+        print(f"  {name:9} {times}, {peaks[name] / 2**30:.2f} GiB", flush=True)
     return case
 
 
-def grow(step: Step, device: torch.device) -> list[dict[str, Any]]:
+def grow(side: Side) -> list[dict[str, Any]]:
     """Time our step over group sizes and prompts, beside what counting its work predicts."""
     rows = []
     for shape in GROWTH:
-        taken = [seconds(lambda shape=shape: step(shape), device) for _ in range(3)]
+        taken = [side.step(shape)["seconds"] for _ in range(3)]
         rows.append({"shape": shape, "seconds": middle(taken), "flops": flops(shape)})
     rate = median(row["flops"] / row["seconds"]["median"] for row in rows)
     for row in rows:
@@ -217,27 +252,22 @@ def group(shape: Shape) -> tuple[tuple[int, ...], list[tuple[int, ...]], list[fl
     return prompt_ids, completions, [float(i % 4 == 0) for i in range(size)]
 
 
-def peak_in_a_process(name: str, shape: Shape, checkpointing: bool) -> float:
-    """Run this file as a program, which prints the bytes that one step added at its peak."""
-    command = [sys.executable, "-m", "benchmarks.training", name, *map(str, shape)]
-    if checkpointing:
-        command.append("--checkpointing")
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
+STEPS = {"mulligan": ours, "trl": trl}
 
 
-def peak_of_a_step(step: Step, shape: Shape) -> int:
-    """Return how many bytes a step needs at its peak beyond what was there before it."""
-    step(WARM_UP)
+def weighed(step: Step, shape: Shape) -> dict[str, float]:
+    """Take a step; return its seconds, and the most bytes it held beyond what was there before."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        step(shape)
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
-    before = _status("VmRSS")
-    step(shape)
-    return _status("VmHWM") - before
+        taken = seconds(lambda: step(shape), torch.device("cuda"))
+        peak = torch.cuda.max_memory_allocated() - before
+    else:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
+        before = _status("VmRSS")
+        taken = seconds(lambda: step(shape), torch.device("cpu"))
+        peak = _status("VmHWM") - before
+    return {"seconds": taken, "peak_bytes": peak}
 
 
 def _status(field: str) -> int:
@@ -249,14 +279,13 @@ def _status(field: str) -> int:
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(description="Print the bytes that one step adds at its peak.")
-    parser.add_argument("name", choices=("mulligan", "trl"))
-    parser.add_argument("shape", type=int, nargs=3)
+    parser = argparse.ArgumentParser(description="Take a step for every shape on standard input.")
+    parser.add_argument("name", choices=tuple(STEPS))
     parser.add_argument("--checkpointing", action="store_true")
     options = parser.parse_args()
-    step = {"mulligan": ours, "trl": trl}[options.name](options.checkpointing)
-    prompt, completion, size = options.shape
-    print(json.dumps(peak_of_a_step(step, (prompt, completion, size))))
+    step = STEPS[options.name](options.checkpointing)
+    for line in sys.stdin:
+        print("step", json.dumps(weighed(step, tuple(json.loads(line)))), flush=True)
 
 
 if __name__ == "__main__":
