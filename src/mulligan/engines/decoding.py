@@ -19,6 +19,8 @@ from mulligan.types import Sampling, TokenIds
 _STREAM_TOKENS = 1024
 """Tokens of one prefill pass: enough for full speed, few enough that the
 scores of their attention take little memory."""
+_PADDED_TOKENS = 2 * _STREAM_TOKENS
+"""Bound for the tokens of a pass were all its rows as long as the longest: attention pads them."""
 _RETIRE = 16
 """Ended rows leave the batch when they are one in so many: moving them costs about as much as
 computing a few of them once more."""
@@ -90,6 +92,7 @@ class Wave:
             for index in prompt.rows
         ]
         self._own = Block(len(self._rows), max(prompt.branch_length for prompt in prompts))
+        self._one_row_each = len({trunk.row for trunk in trunks}) == len(self._rows)
 
     def run(self) -> list[Row]:
         """Generate all rows to their ends."""
@@ -130,11 +133,10 @@ class Wave:
 
     def _trunks(self, prompts: Sequence[PlannedPrompt]) -> list[Trunk]:
         """Return each prompt's trunk, all in one block, computing what is not known yet."""
-        known = {(t.block, t.row) for p in prompts if (t := p.trunk) is not None}
-        if len({block for block, _ in known}) == 1 and all(p.trunk for p in prompts):
-            slots = [int(block.slot_of_row[row]) for block, row in known]
-            if max(slots) - min(slots) < 2 * len(slots):
-                return [p.trunk for p in prompts if p.trunk is not None]
+        known = [p.trunk for p in prompts if p.trunk is not None]
+        rows = sum(len(prompt.rows) for prompt in prompts)
+        if len(known) == len(prompts) and _lie_together(known, rows):
+            return known
         gathered: dict[object, Trunk] = {}
         distinct = list({trunk_key(p): p for p in prompts}.values())
         block = Block(len(distinct), max(p.trunk_length for p in distinct))
@@ -249,10 +251,14 @@ class Wave:
         holes = [slot for slot in ended if slot < remain]
         movers = [slot for slot in range(remain, len(living)) if slot not in gone]
         self._own.swap(holes, movers)
+        if self._one_row_each:  # trunks stay beside their rows: nothing is gathered to read them
+            slots = [row.trunk.slot for row in living]
+            self._trunk_block.swap([slots[h] for h in holes], [slots[m] for m in movers])
         for hole, mover in zip(holes, movers, strict=True):
             living[hole], last[hole] = living[mover], last[mover]
         living, last = living[:remain], last[:remain]
-        self._retire_trunks(living)
+        if not self._one_row_each:
+            self._retire_trunks(living)
         return living, last
 
     def _retire_trunks(self, living: Sequence[Row]) -> None:
@@ -265,6 +271,16 @@ class Wave:
         taken = set(slots)
         holes = [slot for slot in range(start, end) if slot not in taken]
         self._trunk_block.swap(holes, [slot for slot in slots if slot >= end])
+
+
+def _lie_together(trunks: Sequence[Trunk], rows: int) -> bool:
+    """Return whether trunks can be read where they are: side by side, and in order if unshared."""
+    distinct = {(trunk.block, trunk.row): trunk.slot for trunk in trunks}
+    slots = list(distinct.values())
+    if len(slots) < rows:
+        slots.sort()
+    side_by_side = list(range(slots[0], slots[0] + len(slots)))
+    return len({trunk.block for trunk in trunks}) == 1 and slots == side_by_side
 
 
 def trunk_key(prompt: PlannedPrompt) -> object:
@@ -281,7 +297,7 @@ def _passes(lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
     first, counts = 0, list[int]()
     for row, length in enumerate(lengths):
         padded = (len(counts) + 1) * max([length, *counts])
-        if counts and padded > _STREAM_TOKENS:
+        if counts and (sum(counts) + length > _STREAM_TOKENS or padded > _PADDED_TOKENS):
             if any(counts):
                 yield first, counts
             first, counts = row, []
