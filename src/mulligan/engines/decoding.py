@@ -126,9 +126,12 @@ class Wave:
         return self._rows
 
     def sequences(self) -> Iterator[KnownSequence]:
-        """Name what is known after the run: all but the last token of each row."""
+        """Name what is known, before or after the run: all but the last token of each row.
+
+        Before it, only rows whose prompts are trunks of their own are known so far.
+        """
         for number, row in enumerate(self._rows):
-            ids = (*row.prompt.ids, *row.tokens[:-1])
+            ids = (*row.prompt.ids, *row.tokens)[:-1]
             yield KnownSequence(ids, row.trunk, self._own, number)
 
     def _trunks(self, prompts: Sequence[PlannedPrompt]) -> list[Trunk]:

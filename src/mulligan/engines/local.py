@@ -1,7 +1,8 @@
 """Generation on this machine: each prompt computed once, each row only as long as it lives.
 
-Saves, against a plain ``generate``: a prompt is computed once for all its samples, a conversation
-that goes on computes its new tokens only, and rows that have ended cost nothing more. Models that
+Saves, against a plain ``generate``: a prompt is computed once for all its samples, and what
+different prompts begin with once for all of them; a conversation that goes on computes its new
+tokens only, and rows that have ended cost nothing more. Models that
 cannot take this path are recognised, said once, and generate plainly.
 """
 
@@ -13,17 +14,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mulligan.engines.attention import stream_attention
-from mulligan.engines.decoding import Wave
+from mulligan.engines.decoding import PlannedPrompt, Wave
 from mulligan.engines.inference_copy import InferenceCopy
 from mulligan.engines.plain import Sampled, generate_plainly
 from mulligan.engines.planning import Plan
-from mulligan.engines.prefix_cache import PrefixStore
+from mulligan.engines.prefix_cache import PrefixStore, common_length
 from mulligan.engines.sampling import draw, uniforms
 from mulligan.engines.support import Examination, examine, reason_for_plain_path
 from mulligan.errors import MulliganError
 from mulligan.types import Completion, Sampling, TokenIds
 
 logger = logging.getLogger("mulligan")
+
+_WORTH_SHARING = 256
+"""Tokens that have to be saved for a forward pass over the beginning of all prompts to pay."""
 
 
 class LocalEngine:
@@ -131,6 +135,7 @@ class LocalEngine:
         plan = Plan(prompts, n, sampling, self._store, self._memory, self._examination.token_bytes)
         found: dict[tuple[int, int], Completion] = {}
         with stream_attention(self.model):
+            self._know_beginning(prompts, sampling)
             while planned := plan.next_wave():
                 self._say_once("first use", logging.INFO, self._summary(plan.summary(planned)))
                 wave = Wave(self.model, planned, sampling, self._eos_ids)
@@ -139,6 +144,20 @@ class LocalEngine:
                 for sequence in wave.sequences():
                     self._store.add(sequence)
         return found
+
+    def _know_beginning(self, prompts: Sequence[TokenIds], sampling: Sampling) -> None:
+        """Compute once what different prompts begin with, such as a system message."""
+        distinct = {tuple(prompt) for prompt in prompts}
+        # In sorted order the first and the last differ at least as early as any two others.
+        first, last = min(distinct), max(distinct)
+        beginning = first[: common_length(first, last)]
+        if len(beginning) * (len(distinct) - 1) < _WORTH_SHARING:
+            return
+        match = self._store.longest(beginning)
+        if match is None or match.length < len(beginning):
+            row = PlannedPrompt((*beginning, 0), rows=((0, 0),))
+            for sequence in Wave(self.model, [row], sampling, self._eos_ids).sequences():
+                self._store.add(sequence)
 
     def _generate_plainly(
         self, prompts: Sequence[TokenIds], n: int, sampling: Sampling, reason: str
