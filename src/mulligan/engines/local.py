@@ -2,8 +2,8 @@
 
 Saves, against a plain ``generate``: a prompt is computed once for all its samples, and what
 different prompts begin with once for all of them; a conversation that goes on computes its new
-tokens only, and rows that have ended cost nothing more. Models that
-cannot take this path are recognised, said once, and generate plainly.
+tokens only, and rows that have ended cost nothing more. Models that cannot take this path are
+recognised, said once, and generate plainly.
 """
 
 import logging
