@@ -7,6 +7,7 @@ that has loaded the model, gradients included.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import random
@@ -51,23 +52,23 @@ def run(quick: bool) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = measure(device, DTYPE)
     print(machine)
-    repeats = 1 if quick else 3
     with peers() as sides:
-        # Weighed first, for a process keeps memory that its earlier steps have needed.
-        weighed_case = [] if quick else [compared(WEIGHED, sides, 1, machine)]
-        cases = [compared(shape, sides, repeats, machine) for shape in TIMED]
+        cases = [compared(shape, sides, 1 if quick else 3, machine) for shape in TIMED]
+        ratios = [case["ratio"] for case in cases]
+        if not quick:
+            cases.append(compared(WEIGHED, sides, 1, machine))
         growth = [] if quick else grow(sides["mulligan"])
     if not quick:
         with peers("--checkpointing") as sides:
             print("With gradient checkpointing:")
             case = compared(WEIGHED, sides, 1, machine)
-            weighed_case.append({"gradient_checkpointing": True, **case})
+            cases.append({"gradient_checkpointing": True, **case})
     return {
         "benchmark": "training",
         "device": machine.device,
-        "ratios": {"trl": median(case["ratio"] for case in cases)},
+        "ratios": {"trl": median(ratios)},
         "share_of_limit": cases[0]["share_of_limit"],
-        "cases": cases + weighed_case,
+        "cases": cases,
         "growth": growth,
     }
 
@@ -120,8 +121,7 @@ def compared(
         for name, side in sides.items():
             steps[name].append(side.step(shape))
     taken = {name: [step["seconds"] for step in each] for name, each in steps.items()}
-    # Memory that a process has kept from one step is not added by the next, so the most counts.
-    peaks = {name: max(step["peak_bytes"] for step in each) for name, each in steps.items()}
+    peaks = {name: median(step["peak_bytes"] for step in each) for name, each in steps.items()}
     case = {
         "shape": shape,
         "ratio": median(t / m for t, m in zip(taken["trl"], taken["mulligan"], strict=True)),
@@ -264,6 +264,9 @@ def weighed(step: Step, shape: Shape) -> dict[str, float]:
         taken = seconds(lambda: step(shape), torch.device("cuda"))
         peak = torch.cuda.max_memory_allocated() - before
     else:
+        ctypes.CDLL(None).malloc_trim(
+            0
+        )  # memory kept from earlier steps would hide what this needs
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
         before = _status("VmRSS")
         taken = seconds(lambda: step(shape), torch.device("cpu"))
