@@ -26,6 +26,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     _panel(left, by_size, 2, f"completions of {completion} tokens on a prompt of {_FIXED_PROMPT}")
     _panel(right, by_prompt, 0, f"prompt tokens, {_FIXED_SIZE} completions of {completion}")
     left.set_ylabel("seconds a group")
+    left.set_ylim(bottom=0)  # after both panels are drawn, for it ends the scaling that they share
     left.legend(frameon=False)
     return figure
 
@@ -41,7 +42,6 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], axis: int, label: str) -> Non
         places, medians, [below, above], fmt="o", color=_MEASURED, capsize=2, label="measured"
     )
     axes.set_xlabel(label)
-    axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
 
 
