@@ -41,6 +41,12 @@ def continuations(prompts, completions, seed=1, longest=9):
     ]
 
 
+def prompts_with_one_beginning(count):
+    rng = random.Random(0)
+    system = random_ids(rng, 80)
+    return [system + random_ids(rng, 10) for _ in range(count)]
+
+
 @pytest.fixture
 def computed_tokens(monkeypatch):
     """Counts the tokens that pass through the model."""
@@ -65,12 +71,16 @@ def test_greedy_tokens_are_those_of_generate(name):
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma", "phi"])
-@pytest.mark.parametrize("n", [1, 2])
-def test_a_continued_conversation_gives_the_greedy_tokens_of_generate(name, n):
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("prompts", "attempts"),
+    [(random_prompts(4), 2), (prompts_with_one_beginning(6), 1)],
+    ids=["different beginnings", "one beginning"],
+)
+def test_a_continued_conversation_gives_the_greedy_tokens_of_generate(name, n, prompts, attempts):
     model = tiny_model(name)
     engine = engine_for(model)
-    prompts = random_prompts(4)
-    first = engine.generate(prompts, 2, GREEDY)
+    first = engine.generate(prompts, attempts, GREEDY)
     second_prompts = continuations(prompts, first)
     second = engine.generate(second_prompts, n, GREEDY)
     third_prompts = continuations(second_prompts, second, seed=2)
@@ -110,32 +120,10 @@ def test_two_different_continuations_of_one_answer_both_reuse_it(computed_tokens
         assert sum(computed_tokens) == 4 * new
 
 
-def prompts_with_one_beginning(count):
-    rng = random.Random(0)
-    system = random_ids(rng, 80)
-    return [system + random_ids(rng, 10) for _ in range(count)]
-
-
 def test_what_different_prompts_begin_with_is_computed_once(computed_tokens):
     engine = engine_for(tiny_model(), eos_ids=())
     engine.generate(prompts_with_one_beginning(5), 2, Sampling(0.9, 6))
     assert sum(computed_tokens) == 80 + 5 * 9 + 5 * 2 * 6
-
-
-@pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma", "phi"])
-def test_conversations_with_one_beginning_go_on_with_the_greedy_tokens_of_generate(name, n):
-    model = tiny_model(name)
-    engine = engine_for(model)
-    prompts = prompts_with_one_beginning(6)
-    first = engine.generate(prompts, 1, GREEDY)
-    longer = continuations(prompts, first)
-    second = engine.generate(longer, n, GREEDY)
-    third_prompts = continuations(longer, second, seed=2)
-    third = engine.generate(third_prompts, 1, GREEDY)
-    for prompt, group in zip(longer + third_prompts, second + third, strict=True):
-        expected = greedy_by_transformers(model, prompt, GREEDY.max_tokens)
-        assert [c.token_ids for c in group] == [expected] * len(group)
 
 
 def test_a_prompt_that_only_begins_like_a_known_one_is_computed_from_where_they_part(

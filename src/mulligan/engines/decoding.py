@@ -84,6 +84,8 @@ class Wave:
         self._model = model
         self._sampling = sampling
         self._eos_ids = eos_ids
+        rows = sum(len(prompt.rows) for prompt in prompts)
+        self._one_row_each = len({trunk_key(prompt) for prompt in prompts}) == rows
         trunks = self._trunks(prompts)
         self._trunk_block = trunks[0].block
         self._rows = [
@@ -92,7 +94,6 @@ class Wave:
             for index in prompt.rows
         ]
         self._own = Block(len(self._rows), max(prompt.branch_length for prompt in prompts))
-        self._one_row_each = len({trunk.row for trunk in trunks}) == len(self._rows)
 
     def run(self) -> list[Row]:
         """Generate all rows to their ends."""
@@ -137,8 +138,7 @@ class Wave:
     def _trunks(self, prompts: Sequence[PlannedPrompt]) -> list[Trunk]:
         """Return each prompt's trunk, all in one block, computing what is not known yet."""
         known = [p.trunk for p in prompts if p.trunk is not None]
-        rows = sum(len(prompt.rows) for prompt in prompts)
-        if len(known) == len(prompts) and _lie_together(known, rows):
+        if len(known) == len(prompts) and _lie_together(known, in_order=self._one_row_each):
             return known
         gathered: dict[object, Trunk] = {}
         distinct = list({trunk_key(p): p for p in prompts}.values())
@@ -276,11 +276,10 @@ class Wave:
         self._trunk_block.swap(holes, [slot for slot in slots if slot >= end])
 
 
-def _lie_together(trunks: Sequence[Trunk], rows: int) -> bool:
-    """Return whether trunks can be read where they are: side by side, and in order if unshared."""
-    distinct = {(trunk.block, trunk.row): trunk.slot for trunk in trunks}
-    slots = list(distinct.values())
-    if len(slots) < rows:
+def _lie_together(trunks: Sequence[Trunk], in_order: bool) -> bool:
+    """Return whether trunks can be read where they are: side by side in one block."""
+    slots = list({(trunk.block, trunk.row): trunk.slot for trunk in trunks}.values())
+    if not in_order:
         slots.sort()
     side_by_side = list(range(slots[0], slots[0] + len(slots)))
     return len({trunk.block for trunk in trunks}) == 1 and slots == side_by_side
