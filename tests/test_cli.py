@@ -238,6 +238,12 @@ def test_more_problems_than_the_task_has_are_refused(recipe, tmp_path):
     assert "has 40 train problems" in said
 
 
+def test_too_few_problems_for_the_evaluation_are_refused_before_any_work(recipe, tmp_path):
+    said = refused("run", recipe(evaluate={"problems": 41}), "--runs", tmp_path)
+    assert "has 40 test problems" in said
+    assert not list(tmp_path.rglob("collected.jsonl"))
+
+
 def test_a_prompt_longer_than_the_context_is_refused(recipe, tmp_path):
     said = refused("collect", recipe(task_options={"words": 100}), "--runs", tmp_path)
     assert "more than the model's context of 512" in said

@@ -37,6 +37,8 @@ def warm_up_stage(session: Session) -> None:
     from mulligan.warmup import WarmUpStep, warm_up
 
     recipe, settings = session.recipe, session.recipe.warmup
+    session.problems("train", recipe.collect.problems)  # too few is said now, not hours later
+    session.problems("test", recipe.evaluate.problems)
     if settings is None:
         return
     policy, tokenizer = session.load(recipe.model)

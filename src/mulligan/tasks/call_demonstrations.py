@@ -12,7 +12,7 @@ it were wrong in a new way, the model would learn to put faults into calls.
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -57,21 +57,19 @@ _NOTHING_TO_GO_BY = ("vague", "searching")
 _LUCK = 0.2  # share of right retries after these; the others repeat the attempt
 
 
-def check_shares(shares: Mapping[str, float]) -> None:
-    """Check weights of kinds of reflection.
+def check_shares(option: str, shares: Mapping[str, float], kinds: Collection[str]) -> None:
+    """Check an option that gives weights to kinds.
 
     Raises:
         MulliganError: For an unknown kind, a negative weight, or no weight at all.
     """
     for kind, share in shares.items():
-        if kind not in REFLECTION_SHARES:
-            raise MulliganError(
-                f"reflection_shares has no kind {kind!r}; {nearest(kind, REFLECTION_SHARES)}"
-            )
+        if kind not in kinds:
+            raise MulliganError(f"{option} has no kind {kind!r}; {nearest(kind, kinds)}")
         if share < 0:
-            raise MulliganError(f"reflection_shares: {kind!r} is {share}, and should be 0 or more")
+            raise MulliganError(f"{option}: {kind!r} is {share}, and should be 0 or more")
     if not sum(shares.values()) > 0:
-        raise MulliganError("reflection_shares: at least one kind needs a share above 0")
+        raise MulliganError(f"{option}: at least one kind needs a share above 0")
 
 
 def demonstrations(
@@ -82,6 +80,7 @@ def demonstrations(
     *,
     answer_share: float,
     reflection_shares: Mapping[str, float],
+    fault_shares: Mapping[str, float],
 ) -> Iterator[Demonstration]:
     """Yield ``count`` conversations about problems that have references.
 
@@ -100,7 +99,7 @@ def demonstrations(
         situation = _situation(problem)
         fault = next(
             fault
-            for fault in _endless_faults(situation, rng)
+            for fault in _endless_faults(situation, rng, fault_shares)
             if not verify(problem, fault.attempt).passed
         )
         kind, reflection = _reflect(rng.choices(kinds, weights)[0], fault, situation, rng)
@@ -116,7 +115,11 @@ def _situation(problem: Problem) -> Situation:
     return Situation(calls, {f["name"]: f["parameters"] for f in functions}, question)
 
 
-def _endless_faults(situation: Situation, rng: random.Random) -> Iterator[Fault]:
+def _endless_faults(
+    situation: Situation, rng: random.Random, shares: Mapping[str, float]
+) -> Iterator[Fault]:
+    """Yield faults of the kinds asked for; then of any, where those had no occasion."""
+    yield from make_faults(situation, rng, shares)
     while True:
         yield from make_faults(situation, rng)
 

@@ -11,9 +11,23 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from mulligan.tasks.function_calls import Call, write_calls
+
+FAULT_SHARES: Mapping[str, float] = MappingProxyType(
+    {
+        "wrong_value": 0.45,
+        "missing_parameter": 0.16,
+        "unexpected_parameter": 0.11,
+        "wrong_tool": 0.12,
+        "wrong_number_of_calls": 0.1,
+        "broken_off": 0.03,
+        "no_call": 0.03,
+    }
+)
+"""How often each kind of fault is made, by default; each is the name of its function below."""
 
 _LONGEST_VALUE = 40
 """Longer values are not written out in a sentence."""
@@ -21,6 +35,12 @@ _OTHER_CHOICE_SHARE = 0.6
 """How often a wrong value is another of those that the description lists."""
 _MADE_UP_PARAMETERS = ("format", "language", "limit", "units", "details", "user_id")
 _MADE_UP_VALUES = ("default", "en", 10, True, "all")
+_TALK = (
+    "You can use the tool {} for this.",
+    "The tool {} can help you with that.",
+    "I would use {} to find this out.",
+    "Let me look that up with {}.",
+)
 _JSON_TYPES = {bool: "boolean", int: "number", float: "number", str: "string", list: "list"}
 
 
@@ -47,13 +67,15 @@ class Fault:
     kind: str
 
 
-def make_faults(situation: Situation, rng: random.Random) -> Iterator[Fault]:
-    """Yield faults of different kinds, the frequent ones first more often than the rare ones."""
-    kinds = list(_SHARES)
+def make_faults(
+    situation: Situation, rng: random.Random, shares: Mapping[str, float] = FAULT_SHARES
+) -> Iterator[Fault]:
+    """Yield a fault of each kind that has a share, those of larger shares earlier as a rule."""
+    kinds = [kind for kind, share in shares.items() if share > 0]
     while kinds:
-        kind = rng.choices(kinds, [_SHARES[kind] for kind in kinds])[0]
+        kind = rng.choices(kinds, [shares[kind] for kind in kinds])[0]
         kinds.remove(kind)
-        fault = kind(situation, rng)
+        fault = _MAKERS[kind](situation, rng)
         if fault is not None:
             yield fault
 
@@ -140,26 +162,34 @@ def wrong_number_of_calls(situation: Situation, rng: random.Random) -> Fault | N
     return Fault(write_calls(calls), diagnosis, call, "wrong_number_of_calls")
 
 
-def unreadable(situation: Situation, rng: random.Random) -> Fault | None:
-    """Break the JSON off, or talk about the call instead of making it."""
+def broken_off(situation: Situation, rng: random.Random) -> Fault:
+    """Break the JSON off before its end."""
     _, call = _any_call(situation, rng)
-    if rng.random() < 0.5:
-        whole = write_calls(situation.calls)
-        attempt = whole[: -rng.randint(1, min(8, len(whole) - 1))]
-        diagnosis = "My answer was not complete JSON. Every bracket has to be closed."
-    else:
-        attempt = f"You can use the tool {call.name} for this."
-        diagnosis = "I wrote about the call instead of making it. The answer is a JSON array."
-    return Fault(attempt, diagnosis, call, "unreadable")
+    whole = write_calls(situation.calls)
+    attempt = whole[: -rng.randint(1, min(8, len(whole) - 1))]
+    diagnosis = "My answer was not complete JSON. Every bracket has to be closed."
+    return Fault(attempt, diagnosis, call, "broken_off")
 
 
-_SHARES: Mapping[Callable[[Situation, random.Random], Fault | None], float] = {
-    wrong_value: 0.45,
-    missing_parameter: 0.16,
-    unexpected_parameter: 0.11,
-    wrong_tool: 0.12,
-    wrong_number_of_calls: 0.1,
-    unreadable: 0.06,
+def no_call(situation: Situation, rng: random.Random) -> Fault:
+    """Talk about the call instead of making it."""
+    _, call = _any_call(situation, rng)
+    attempt = rng.choice(_TALK).format(call.name)
+    diagnosis = "I wrote about the call instead of making it. The answer is a JSON array."
+    return Fault(attempt, diagnosis, call, "no_call")
+
+
+_MAKERS: Mapping[str, Callable[[Situation, random.Random], Fault | None]] = {
+    make.__name__: make
+    for make in (
+        wrong_value,
+        missing_parameter,
+        unexpected_parameter,
+        wrong_tool,
+        wrong_number_of_calls,
+        broken_off,
+        no_call,
+    )
 }
 
 

@@ -11,6 +11,7 @@ from mulligan.errors import MulliganError
 from mulligan.randomness import derive_seed
 from mulligan.tasks import call_demonstrations as warm_up
 from mulligan.tasks.base import Split, Task
+from mulligan.tasks.call_faults import FAULT_SHARES
 from mulligan.tasks.call_reading import UnreadableError, find_calls, read_calls
 from mulligan.tasks.function_calls import REASONS, Call, write_calls
 from mulligan.tasks.tool_splits import clusters, in_test
@@ -57,6 +58,8 @@ class CallTask(Task):
         default_factory=lambda: dict(warm_up.REFLECTION_SHARES)
     )
     """Weights of the kinds of reflection in the other demonstrations."""
+    fault_shares: Mapping[str, float] = field(default_factory=lambda: dict(FAULT_SHARES))
+    """Weights of the kinds of fault in their wrong attempts."""
 
     def __post_init__(self) -> None:
         for option in ("test_share", "answer_share"):
@@ -67,7 +70,9 @@ class CallTask(Task):
             size = getattr(self, option)
             if size is not None and size < 1:
                 raise MulliganError(f"{self.name}: {option} is 1 or more, but {size} came")
-        warm_up.check_shares(self.reflection_shares)
+        reflections, faults = warm_up.REFLECTION_SHARES, FAULT_SHARES
+        warm_up.check_shares("reflection_shares", self.reflection_shares, reflections)
+        warm_up.check_shares("fault_shares", self.fault_shares, faults)
 
     @abstractmethod
     def all_problems(self) -> Iterable[Problem]:
@@ -144,6 +149,7 @@ class CallTask(Task):
             seed,
             answer_share=self.answer_share,
             reflection_shares=self.reflection_shares,
+            fault_shares=self.fault_shares,
         )
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
