@@ -277,8 +277,10 @@ def test_a_dataset_row_without_its_fields_is_refused_by_its_number(recipe, tmp_p
 
 def test_a_task_without_demonstrations_cannot_be_warmed_up_on(recipe, tmp_path):
     rows = tmp_path / "rows.jsonl"
-    messages = [{"role": "user", "content": "2 + 2?"}]
-    rows.write_text(json.dumps({"messages": messages, "reference": "4"}) + "\n")
+    with rows.open("w") as file:
+        for n in range(100):
+            messages = [{"role": "user", "content": f"{n} + 2?"}]
+            print(json.dumps({"messages": messages, "reference": str(n + 2)}), file=file)
     path = recipe(task=str(rows), task_options={"verifier": "exact"}, warmup={"examples": 4})
     assert "offers no demonstrations" in refused("warmup", path, "--runs", tmp_path)
 

@@ -130,6 +130,30 @@ def test_a_share_of_kinds_of_ones_own_is_kept(task):
     assert {shown.tags[0] for shown in own.demonstrations(40, seed=0)} == {"vague"}
 
 
+def test_faults_are_of_the_kinds_asked_for(task):
+    shares = {"no_call": 0.5, "wrong_number_of_calls": 0.5, "wrong_value": 0.0}
+    own = Xlam(rows=task.rows, answer_share=0.0, fault_shares=shares)
+    conversations = list(own.demonstrations(200, seed=0))
+    made = Counter(shown.tags[1] for shown in conversations)
+    assert made.keys() == {"no_call", "wrong_number_of_calls"}
+    assert 70 < made["no_call"] < 130
+    for shown in conversations:
+        assert own.verify(shown.problem, shown.attempt).reason == shown.tags[1]
+
+
+def test_a_problem_without_occasion_for_the_faults_asked_for_gets_another(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    bare = {
+        "query": "What time is it?",
+        "tools": json.dumps([tool("now")]),
+        "answers": json.dumps([call("now")]),
+    }
+    path.write_text(json.dumps(bare))
+    options = {"answer_share": 0.0, "test_share": 0.0, "fault_shares": {"missing_parameter": 1.0}}
+    (shown,) = Xlam(rows=str(path), **options).demonstrations(1, seed=0)
+    assert shown.tags[1] != "missing_parameter"
+
+
 SITUATION = Situation(
     [Call("set_alarm", {"time": "07:30", "unit": "minutes", "repeat": True, "days": [1, 2]})],
     {

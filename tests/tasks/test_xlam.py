@@ -223,6 +223,7 @@ def test_a_row_without_a_field_is_refused_by_name(task_of):
         ({"reflection_shares": {"vage": 1}}, "did you mean 'vague'"),
         ({"reflection_shares": {"vague": 0}}, "at least one kind"),
         ({"reflection_shares": {"vague": -1}}, "0 or more"),
+        ({"fault_shares": {"no_cal": 1}}, "fault_shares has no kind 'no_cal'.*'no_call'"),
     ],
 )
 def test_a_wrong_option_is_refused(options, message):
