@@ -12,7 +12,7 @@ import mulligan
 SOURCE = Path(mulligan.__file__).parent
 
 FLOORS = (
-    {"allocator", "errors", "types", "randomness", "statistics", "run_folder", "interrupt"},
+    {"errors", "types", "randomness", "statistics", "run_folder", "interrupt"},
     {"config", "models", "memory", "atomic"},
     {"index", "lock", "checkpoint"},
     {"records"},

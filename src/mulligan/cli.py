@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from mulligan.allocator import keep_freed_memory
 from mulligan.atomic import remove_folder
 from mulligan.config import Recipe, load_recipe, override_recipe
 from mulligan.errors import MulliganError
@@ -49,7 +48,6 @@ def main() -> None:
         handlers=[RichHandler(console=errors, show_path=False, show_time=False)],
     )
     logging.getLogger("mulligan").setLevel("INFO")
-    keep_freed_memory()
     try:
         app()
     except MulliganError as error:
