@@ -70,6 +70,8 @@ _STYLE: dict[str, Any] = {
 }
 _SMALLEST_LABELLED_SHARE = 0.07
 _LONGEST_REASON = 32
+_LONGEST_IN_TWO_COLUMNS = 29
+"""In characters: two columns of longer entries in the legend would not fit the page's width."""
 
 _CURVE_PLACE = (0.135, 0.235, 0.845, 0.735)
 """Left, bottom, width and height of a curve's axes: the same for all, so that steps line up."""
@@ -143,7 +145,8 @@ def reasons_figure(table: Table) -> Html:
         if (rows := [r for r in table.reasons if (r.column, r.when) == (column, when)])
     }
     looks = _looks(row for rows in bars.values() for row in rows)
-    figure, axes = _figure(height=0.42 * len(bars) + 0.55 + 0.2 * math.ceil(len(looks) / 2))
+    columns = 2 if max((len(look.label) for look in looks), default=0) <= _LONGEST_IN_TWO_COLUMNS else 1
+    figure, axes = _figure(height=0.42 * len(bars) + 0.55 + 0.2 * math.ceil(len(looks) / columns))
     for place, rows in enumerate(bars.values()):
         _stack(axes, place, rows, looks)
     axes.set_yticks(range(len(bars)), list(bars))
@@ -153,7 +156,15 @@ def reasons_figure(table: Table) -> Html:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     handles = [Patch(facecolor=look.colour, hatch=look.hatch, label=look.label) for look in looks]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        columnspacing=1.0,
+        handlelength=1.2,
+        handletextpad=0.5,
+    )
     description = "; ".join(
         f"{name}: " + ", ".join(f"{reason_name(row.reason)} {row.count}" for row in rows)
         for name, rows in bars.items()
