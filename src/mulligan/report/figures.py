@@ -145,7 +145,8 @@ def reasons_figure(table: Table) -> Html:
         if (rows := [r for r in table.reasons if (r.column, r.when) == (column, when)])
     }
     looks = _looks(row for rows in bars.values() for row in rows)
-    columns = 2 if max((len(look.label) for look in looks), default=0) <= _LONGEST_IN_TWO_COLUMNS else 1
+    longest = max((len(look.label) for look in looks), default=0)
+    columns = 2 if longest <= _LONGEST_IN_TWO_COLUMNS else 1
     figure, axes = _figure(height=0.42 * len(bars) + 0.55 + 0.2 * math.ceil(len(looks) / columns))
     for place, rows in enumerate(bars.values()):
         _stack(axes, place, rows, looks)
