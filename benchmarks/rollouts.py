@@ -31,8 +31,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.machine import measure, middle, seconds
 from benchmarks.workload import FAILURES, MODEL, SAMPLES, TEMPERATURE, WARMED_UP, Workload
-from mulligan.engines.local import LocalEngine
-from mulligan.models import load_model, resolve_model
+from mulligan.engines.local.engine import LocalEngine
+from mulligan.models.load import load_model, resolve_model
 from mulligan.types import Sampling, TokenIds
 
 FIXED_PROMPT, FIXED_TOKENS = 200, 48

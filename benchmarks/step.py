@@ -23,12 +23,12 @@ from trl import GRPOConfig, GRPOTrainer
 from benchmarks.machine import measure, middle, seconds
 from benchmarks.workload import FAILURES, MODEL, REFLECTION, RETRY, SAMPLES, TEMPERATURE, Workload
 from mulligan.config import Recipe
-from mulligan.engines.local import LocalEngine
-from mulligan.failures import FailureStore
-from mulligan.grpo.trunk import Trunk
-from mulligan.models import load_model
-from mulligan.run_folder import RunFolder
-from mulligan.train import Sums, Trainer
+from mulligan.engines.local.engine import LocalEngine
+from mulligan.episodes.failures import FailureStore
+from mulligan.logprobs.shared_prompt import Trunk
+from mulligan.models.load import load_model
+from mulligan.storage.run_folder import RunFolder
+from mulligan.trainer.loop import Sums, Trainer
 
 LEARNING_RATE = 1e-6
 Step = Callable[[int], float]

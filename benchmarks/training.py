@@ -26,10 +26,10 @@ from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.machine import Machine, measure, middle, seconds
-from mulligan.grpo.advantages import group_advantages
-from mulligan.grpo.loss import grpo_loss, loss_normaliser
-from mulligan.grpo.trunk import Trunk
-from mulligan.models import DEFAULT_MODEL, load_model, load_tokenizer
+from mulligan.logprobs.shared_prompt import Trunk
+from mulligan.models.load import DEFAULT_MODEL, load_model, load_tokenizer
+from mulligan.objectives.advantages import group_advantages
+from mulligan.objectives.loss import grpo_loss, loss_normaliser
 
 Shape = tuple[int, int, int]
 """Prompt tokens, completion tokens, completions."""

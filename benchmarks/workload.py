@@ -20,9 +20,9 @@ from zlib import crc32
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mulligan.conversation import Conversations
-from mulligan.models import DEFAULT_MODEL
-from mulligan.tasks.countdown import Countdown
+from mulligan.episodes.conversation import Conversations
+from mulligan.models.load import DEFAULT_MODEL
+from mulligan.tasks.countdown.task import Countdown
 from mulligan.types import Attempt, Completion, Failure, Problem, Sampling, TokenIds, Verdict
 
 MODEL = os.environ.get("MULLIGAN_BENCHMARK_MODEL", DEFAULT_MODEL)

@@ -195,9 +195,9 @@ def note(descriptor: int, *words: str) -> None:
 
 def observe(run: Path, write: Callable[..., None], where: Whereabouts) -> None:
     """Have this process tell what it acknowledges, which checkpoints it picks, and its stage."""
-    from mulligan import stages
-    from mulligan.checkpoint import Checkpoints, verify
-    from mulligan.records import RecordLog, encode
+    from mulligan.run import stages
+    from mulligan.storage.checkpoint import Checkpoints, verify
+    from mulligan.storage.records import RecordLog, encode
 
     append, newest = RecordLog.append, Checkpoints.newest
 
@@ -383,10 +383,10 @@ def make_model(folder: Path) -> None:
     from tests.tiny import make_model_folder
 
     from mulligan.config import WarmUp
-    from mulligan.conversation import Conversations
-    from mulligan.models import load_model
-    from mulligan.tasks.countdown import Countdown
-    from mulligan.warmup import warm_up
+    from mulligan.episodes.conversation import Conversations
+    from mulligan.models.load import load_model
+    from mulligan.tasks.countdown.task import Countdown
+    from mulligan.trainer.sft import warm_up
 
     make_model_folder(folder, chat_template=TEMPLATE)
     policy, tokenizer = load_model(str(folder), "float32", "cpu")

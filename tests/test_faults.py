@@ -10,7 +10,7 @@ import pytest
 
 import faults
 from faults import Attempt, Violation, Whereabouts, check_end, check_records, end_state
-from mulligan.records import RecordLog
+from mulligan.storage.records import RecordLog
 from tiny import lines
 
 

@@ -48,6 +48,8 @@ def test_it_ends_with_the_rates_that_the_old_version_found(old_run):
     run_cli("run", "recipe.yaml", "train.stop_after=null", "--runs", "runs", "--resume")
     outcome = run_cli("report", old_run, "--json")
     old = json.loads((KEPT / "expected" / "table.json").read_text())
-    cells = {(c["column"], c["when"]): (c["passed"], c["n"]) for c in json.loads(outcome.out)["cells"]}
+    cells = {
+        (c["column"], c["when"]): (c["passed"], c["n"]) for c in json.loads(outcome.out)["cells"]
+    }
     for cell in old["cells"]:
         assert cells[cell["column"], cell["when"]] == (cell["passed"], cell["n"])

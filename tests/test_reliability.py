@@ -18,14 +18,14 @@ import yaml
 
 from disk_faults import fill, make_read_only, small_disk
 from faults import end_state
-from mulligan.atomic import write_atomically
 from mulligan.engines.scripted import ScriptedEngine
+from mulligan.episodes.rollout import reflect_and_retry
 from mulligan.errors import MulliganError
-from mulligan.lock import hold
-from mulligan.memory import memory_errors
-from mulligan.records import RecordLog
 from mulligan.report import page
-from mulligan.rollout import reflect_and_retry
+from mulligan.run.out_of_memory import memory_errors
+from mulligan.storage.atomic import write_atomically
+from mulligan.storage.lock import hold
+from mulligan.storage.records import RecordLog
 from mulligan.types import Group, Sampling
 from tiny import lines, run_cli, write_recipe
 
@@ -33,14 +33,14 @@ TESTS = Path(__file__).parent
 
 CASES = {
     1: (  # SIGKILL at any moment of a save
-        "test_checkpoint.py::test_killed_saves_leave_whole_checkpoints_and_the_same_end",
-        "test_atomic.py::test_a_killed_writer_leaves_the_old_content_or_the_new_one",
+        "storage/test_checkpoint.py::test_killed_saves_leave_whole_checkpoints_and_the_same_end",
+        "storage/test_atomic.py::test_a_killed_writer_leaves_the_old_content_or_the_new_one",
         "test_faults.py::test_twenty_kills_leave_runs_that_end_as_if_nothing_had_happened",
     ),
     2: (  # SIGKILL in the middle of a line
-        "test_records.py::test_killed_writers_lose_no_acknowledged_record_and_write_none_twice",
-        "test_records.py::test_a_file_cut_off_at_any_byte_keeps_every_whole_record_and_takes_the_rest_again",
-        "test_records.py::test_a_torn_tail_is_said_and_stays_on_the_disk_until_something_is_appended",
+        "storage/test_records.py::test_killed_writers_lose_no_acknowledged_record_and_write_none_twice",
+        "storage/test_records.py::test_a_file_cut_off_at_any_byte_keeps_every_whole_record_and_takes_the_rest_again",
+        "storage/test_records.py::test_a_torn_tail_is_said_and_stays_on_the_disk_until_something_is_appended",
         "test_faults.py::test_twenty_kills_leave_runs_that_end_as_if_nothing_had_happened",
     ),
     3: (  # disk full or read-only, no permission, too little memory
@@ -48,52 +48,52 @@ CASES = {
         "test_reliability.py::test_a_run_on_a_read_only_disk_ends_with_its_name",
         "test_reliability.py::test_memory_that_is_refused_is_named_with_what_to_lower",
         "test_cli.py::test_a_folder_that_cannot_be_written_is_refused",
-        "test_checkpoint.py::test_a_full_disk_leaves_the_old_checkpoint_and_no_half_one",
-        "test_records.py::test_a_full_disk_loses_no_acknowledged_record_and_leaves_no_half_line",
+        "storage/test_checkpoint.py::test_a_full_disk_leaves_the_old_checkpoint_and_no_half_one",
+        "storage/test_records.py::test_a_full_disk_loses_no_acknowledged_record_and_leaves_no_half_line",
     ),
     4: (  # kill and resume in mid-epoch
         "test_faults.py::test_twenty_kills_leave_runs_that_end_as_if_nothing_had_happened",
-        "test_train.py::test_a_run_that_died_between_checkpoints_repeats_the_lost_steps_the_same",
-        "test_checkpoint.py::test_a_restored_run_goes_on_bit_for_bit",
+        "trainer/test_loop.py::test_a_run_that_died_between_checkpoints_repeats_the_lost_steps_the_same",
+        "storage/test_checkpoint.py::test_a_restored_run_goes_on_bit_for_bit",
         "test_reliability.py::test_ctrl_c_in_any_stage_leaves_a_run_that_ends_the_same",
     ),
     5: (  # a verifier that hangs, segfaults, exits, eats memory
-        "tasks/test_isolation.py::test_a_fault_is_an_error_that_says_what_happened_and_hurts_no_other_answer",
-        "tasks/test_isolation.py::test_a_verifier_that_hangs_is_killed_at_its_deadline",
-        "tasks/test_judging.py::test_above_the_share_the_run_stops_with_the_commonest_error",
+        "verifiers/test_pool.py::test_a_fault_is_an_error_that_says_what_happened_and_hurts_no_other_answer",
+        "verifiers/test_pool.py::test_a_verifier_that_hangs_is_killed_at_its_deadline",
+        "verifiers/test_judging.py::test_above_the_share_the_run_stops_with_the_commonest_error",
         "test_reliability.py::test_a_verifier_that_hangs_dies_or_exits_never_makes_an_answer_wrong",
         "test_cli.py::test_a_verifier_that_keeps_breaking_stops_the_run",
     ),
     6: (  # a verifier that returns nonsense; numbers that are not numbers
-        "tasks/test_isolation.py::test_a_fault_is_an_error_that_says_what_happened_and_hurts_no_other_answer",
-        "test_train.py::test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted",
-        "test_train.py::test_too_many_skipped_steps_stop_the_run_and_leave_the_weights",
+        "verifiers/test_pool.py::test_a_fault_is_an_error_that_says_what_happened_and_hurts_no_other_answer",
+        "trainer/test_loop.py::test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted",
+        "trainer/test_loop.py::test_too_many_skipped_steps_stop_the_run_and_leave_the_weights",
         "test_reliability.py::test_a_skipped_step_is_said_and_counted",
-        "test_learner.py::test_a_gradient_that_is_not_finite_under_a_finite_loss_leaves_the_weights_too",
+        "trainer/test_optimizer.py::test_a_gradient_that_is_not_finite_under_a_finite_loss_leaves_the_weights_too",
         "test_reliability.py::test_a_group_takes_rewards_of_0_and_1_only_and_one_for_each_episode",
     ),
     7: (  # hostile expressions
-        "tasks/test_countdown.py::test_a_hostile_string_is_no_equation_within_100_ms",
-        "tasks/test_countdown.py::test_no_long_text_takes_100_ms",
-        "tasks/test_countdown.py::test_ten_thousand_fuzzed_strings_never_raise",
-        "tasks/test_arithmetic.py::test_anything_outside_the_allow_list_is_refused",
+        "tasks/countdown/test_task.py::test_a_hostile_string_is_no_equation_within_100_ms",
+        "tasks/countdown/test_task.py::test_no_long_text_takes_100_ms",
+        "tasks/countdown/test_task.py::test_ten_thousand_fuzzed_strings_never_raise",
+        "tasks/countdown/test_arithmetic.py::test_anything_outside_the_allow_list_is_refused",
     ),
     8: (  # odd completions and groups
         "test_reliability.py::test_reflections_that_are_empty_or_cut_off_are_episodes_like_others",
         "test_reliability.py::test_a_group_of_one_is_refused_by_the_recipe",
-        "test_train.py::test_a_step_whose_groups_are_all_dead_changes_nothing_and_a_run_of_them_says_so",
+        "trainer/test_loop.py::test_a_step_whose_groups_are_all_dead_changes_nothing_and_a_run_of_them_says_so",
         "test_cli.py::test_a_prompt_longer_than_the_context_is_refused",
-        "engines/test_local.py::test_a_completion_ends_with_its_stop_token_or_at_its_limit",
-        "grpo/test_advantages.py::test_equal_rewards_give_exact_zeros",
+        "engines/local/test_engine.py::test_a_completion_ends_with_its_stop_token_or_at_its_limit",
+        "objectives/test_advantages.py::test_equal_rewards_give_exact_zeros",
     ),
     9: (  # a template that rewrites history
-        "test_conversation.py::test_a_template_that_rewrites_earlier_turns_is_found_out_and_said_once",
-        "engines/test_local.py::test_a_prompt_that_only_begins_like_a_known_one_is_computed_from_where_they_part",
+        "episodes/test_conversation.py::test_a_template_that_rewrites_earlier_turns_is_found_out_and_said_once",
+        "engines/local/test_engine.py::test_a_prompt_that_only_begins_like_a_known_one_is_computed_from_where_they_part",
     ),
     10: (  # a server in trouble
-        "engines/test_openai_engine.py::test_passing_trouble_is_tried_again_and_the_group_is_whole",
-        "engines/test_openai_engine.py::test_trouble_that_stays_is_an_error_after_the_last_try",
-        "engines/test_openai_engine.py::test_one_prompt_that_fails_fails_the_call_rather_than_giving_a_partial_answer",
+        "engines/test_server.py::test_passing_trouble_is_tried_again_and_the_group_is_whole",
+        "engines/test_server.py::test_trouble_that_stays_is_an_error_after_the_last_try",
+        "engines/test_server.py::test_one_prompt_that_fails_fails_the_call_rather_than_giving_a_partial_answer",
         "test_reliability.py::test_no_part_of_a_group_is_trained_on",
     ),
     11: (  # hostile model output
@@ -105,10 +105,10 @@ CASES = {
     ),
     12: (  # keys, paths, pickles
         "test_reliability.py::test_a_planted_key_is_found_nowhere_in_a_run",
-        "engines/test_openai_engine.py::test_the_key_reaches_the_server_and_nothing_else",
+        "engines/test_server.py::test_the_key_reaches_the_server_and_nothing_else",
         "test_reliability.py::test_a_name_that_leaves_the_folder_of_runs_is_refused",
-        "test_records.py::test_an_id_with_dots_and_slashes_stays_text",
-        "test_checkpoint.py::test_a_manifest_that_names_a_file_outside_is_refused",
+        "storage/test_records.py::test_an_id_with_dots_and_slashes_stays_text",
+        "storage/test_checkpoint.py::test_a_manifest_that_names_a_file_outside_is_refused",
         "test_reliability.py::test_a_pickle_in_a_checkpoint_stops_the_run",
     ),
 }
@@ -306,7 +306,7 @@ def test_other_errors_are_not_taken_for_too_little_memory():
 
 
 def test_a_run_that_memory_stopped_goes_on_with_less(run_before, tiny_run, monkeypatch):
-    from mulligan.engines.local import LocalEngine
+    from mulligan.engines.local.engine import LocalEngine
 
     run = run_before("evaluate-after")
     with monkeypatch.context() as patched:
@@ -321,7 +321,7 @@ def test_a_run_that_memory_stopped_goes_on_with_less(run_before, tiny_run, monke
 
 
 def test_a_skipped_step_is_said_and_counted(run_before, tiny_run, monkeypatch, caplog):
-    from mulligan import train as training
+    from mulligan.trainer import loop as training
 
     run, true_loss, calls = run_before("train"), training.grpo_loss, []
 
@@ -398,8 +398,8 @@ def test_no_part_of_a_group_is_trained_on(tiny_run, tiny_tokenizer):
 
 def scripted_groups(run, tokenizer, text, limit, missing=0):
     """Reflect with the same text four times on two failures; every second retry passes."""
-    from mulligan.conversation import Conversations
-    from mulligan.failures import FailureStore
+    from mulligan.episodes.conversation import Conversations
+    from mulligan.episodes.failures import FailureStore
     from parity_task import Parity
 
     class Engine(ScriptedEngine):
@@ -556,7 +556,7 @@ def test_a_damaged_file_of_a_run_is_refused_by_name_or_read(run_before, name):
 
 
 def test_a_damaged_manifest_is_refused_or_agrees(run_before):
-    from mulligan.checkpoint import verify
+    from mulligan.storage.checkpoint import verify
 
     path = run_before("report") / "checkpoints" / "step-4"
     manifest = path / "manifest.json"

@@ -13,8 +13,8 @@ import booking_service
 
 from mulligan import MulliganError, Problem, Task, Verdict
 from mulligan.tasks.base import Split
-from mulligan.tasks.call_reading import UnreadableError, find_calls, read_calls
-from mulligan.tasks.function_calls import Call
+from mulligan.tasks.function_calling.calls import Call
+from mulligan.tasks.function_calling.parse import UnreadableError, find_calls, read_calls
 
 TEST_FROM = 100_000
 """Requests from this number on are the test split."""

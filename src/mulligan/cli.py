@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from mulligan.atomic import remove_folder
 from mulligan.config import Recipe, load_recipe, override_recipe
 from mulligan.errors import MulliganError
-from mulligan.lock import hold
-from mulligan.run_folder import RunFolder
+from mulligan.storage.atomic import remove_folder
+from mulligan.storage.lock import hold
+from mulligan.storage.run_folder import RunFolder
 
 app = typer.Typer(
     help="A second chance for small language models, and learning from it: "
@@ -74,8 +74,8 @@ def run(
     overwrite: Overwrite = False,
 ) -> None:
     """All stages of a recipe, into one run folder."""
-    from mulligan.session import refuse_changed_settings
-    from mulligan.stages import STAGES
+    from mulligan.run.session import refuse_changed_settings
+    from mulligan.run.stages import STAGES
 
     loaded = load_recipe(recipe, settings or ())
     folder = RunFolder(runs / loaded.name)
@@ -116,7 +116,7 @@ def train(target: Target, settings: Settings = None, runs: Runs = Path("runs")) 
 @app.command()
 def evaluate(target: Target, settings: Settings = None, runs: Runs = Path("runs")) -> None:
     """Measure first try, second try and controls, before training and, once trained, after."""
-    from mulligan.session import stages_done
+    from mulligan.run.session import stages_done
 
     folder = _stage(target, settings, runs, ["warmup", "evaluate-before"])
     if "train" in stages_done(folder):
@@ -159,7 +159,7 @@ def show(
     runs: Runs = Path("runs"),
 ) -> None:
     """An episode or ten, in the terminal: failure, reflection, retry."""
-    from mulligan.show import show_episodes
+    from mulligan.report.show import show_episodes
 
     _, folder = _find(target, None, runs)
     show_episodes(folder, count, console)
@@ -188,7 +188,7 @@ def validate(
     """Check a task without a model: references pass, wrong answers do not, ids and splits hold."""
     from mulligan.config import as_settings
     from mulligan.tasks.registry import load_task
-    from mulligan.tasks.validate import passed, validate_task, validation_table
+    from mulligan.verifiers.validate import passed, validate_task, validation_table
 
     checks = validate_task(load_task(task, as_settings(options or ())), count)
     console.print(validation_table(task, checks))
@@ -218,7 +218,7 @@ def _stage(
 
 def _find(target: Path, settings: Sequence[str] | None, runs: Path) -> tuple[Recipe, RunFolder]:
     """Return the recipe and run folder that a run or a recipe stands for."""
-    from mulligan.session import recipe_of, refuse_changed_settings
+    from mulligan.run.session import recipe_of, refuse_changed_settings
 
     if target.is_dir():
         folder = RunFolder(target)
@@ -252,8 +252,8 @@ def _remove_run(folder: RunFolder) -> None:
 
 def _run_stages(recipe: Recipe, folder: RunFolder, names: Sequence[str]) -> None:
     from mulligan.interrupt import StoppedEarly, StopRequest
-    from mulligan.session import open_session
-    from mulligan.stages import run_stages
+    from mulligan.run.session import open_session
+    from mulligan.run.stages import run_stages
 
     stop = StopRequest()
     try:

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from mulligan.config import load_recipe
+from mulligan.tasks.jsonl import VERIFIERS
 from mulligan.tasks.registry import load_task
 from mulligan.tasks.scaffold import TASK
-from mulligan.tasks.text_file import VERIFIERS
-from mulligan.tasks.validate import MALFORMED, passed, validate_task
+from mulligan.verifiers.validate import MALFORMED, passed, validate_task
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "bring_your_own_task.md").read_text(encoding="utf-8")

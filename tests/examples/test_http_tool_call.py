@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mulligan.errors import MulliganError
-from mulligan.tasks.isolation import verifier_for
 from mulligan.tasks.registry import load_task
-from mulligan.tasks.validate import passed, validate_task
+from mulligan.verifiers.pool import verifier_for
+from mulligan.verifiers.validate import passed, validate_task
 
 FOLDER = Path(__file__).parents[2] / "examples" / "http_tool_call"
 ROOMS = {"birch": 4, "cedar": 8, "maple": 16}

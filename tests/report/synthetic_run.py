@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from mulligan.records import encode
+from mulligan.storage.records import encode
 from mulligan.types import Answer, Problem, Trial, Verdict
 
 RATES = {

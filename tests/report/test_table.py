@@ -6,8 +6,8 @@ from rich.console import Console
 from synthetic_run import make_trials, write_lines, write_trials
 
 from mulligan.errors import MulliganError
+from mulligan.evaluation.statistics import wilson
 from mulligan.report.table import points, print_table, table, table_as_json
-from mulligan.statistics import wilson
 from mulligan.types import Answer, Trial, Verdict
 
 RIGHT = Answer("2 + 2", Verdict.right(), 5, "stop")

@@ -8,7 +8,7 @@ from reasoning_gym.factory import DATASETS
 from mulligan.errors import MulliganError
 from mulligan.tasks.reasoning_gym import HASH_DEPENDENT, UNFIT, ReasoningGym, parse_spec
 from mulligan.tasks.registry import load_task
-from mulligan.tasks.validate import validate_task
+from mulligan.verifiers.validate import validate_task
 
 SMALL = "train_size=12,test_size=6"
 
@@ -47,7 +47,7 @@ def test_every_data_set_that_can_serve_is_a_valid_task(name):
 def test_data_sets_that_depend_on_the_hash_seed_are_valid_once_it_is_fixed(name):
     code = (
         "import sys; from mulligan.tasks.registry import load_task; "
-        "from mulligan.tasks.validate import passed, validate_task; "
+        "from mulligan.verifiers.validate import passed, validate_task; "
         f"checks = validate_task(load_task('reasoning_gym:{name},{SMALL}'), 6, 1); "
         "print(*checks, sep='\\n'); "
         "sys.exit(not passed(checks) or checks[5].result != 'ok')"

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from mulligan.errors import MulliganError
 from mulligan.tasks import registry
-from mulligan.tasks.countdown import Countdown
+from mulligan.tasks.countdown.task import Countdown
 from mulligan.tasks.registry import list_tasks, load_task, task_table
 
 TASK = """
@@ -131,7 +131,7 @@ def test_options_that_are_no_plain_values_are_refused(file):
 
 def test_installed_tasks_are_listed_and_a_broken_one_says_why(monkeypatch):
     broken = EntryPoint("broken", "no_such_package_here:Task", registry.ENTRY_POINT_GROUP)
-    whole = EntryPoint("countdown", "mulligan.tasks.countdown:Countdown", "mulligan.tasks")
+    whole = EntryPoint("countdown", "mulligan.tasks.countdown.task:Countdown", "mulligan.tasks")
     monkeypatch.setattr(registry, "entry_points", lambda group: [whole, broken])
     first, second = list_tasks()
     assert (first.name, first.loads) == ("broken", False)
@@ -156,7 +156,7 @@ def test_finding_a_task_does_not_import_torch():
 
     code = (
         "import sys; from mulligan.tasks.registry import load_task; load_task('countdown'); "
-        "import mulligan.tasks.validate, mulligan.tasks.scaffold, mulligan.tasks.worker; "
+        "import mulligan.verifiers.validate, mulligan.tasks.scaffold, mulligan.verifiers.worker; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,7 @@ import pytest
 from mulligan.errors import MulliganError
 from mulligan.tasks.registry import load_task
 from mulligan.tasks.scaffold import new_task
-from mulligan.tasks.validate import validate_task
+from mulligan.verifiers.validate import validate_task
 
 
 def test_the_new_task_is_valid_as_it_is(tmp_path):

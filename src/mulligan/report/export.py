@@ -4,9 +4,9 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from mulligan.atomic import write_atomically
 from mulligan.report.inputs import read_run
 from mulligan.report.page import render
+from mulligan.storage.atomic import write_atomically
 
 _FIGURE = re.compile(r"<figcaption>(.*?)</figcaption>.*?<svg (.*?)</svg>", re.DOTALL)
 _COLOURS = re.compile(r":root \{.*?\n\}", re.DOTALL)

@@ -7,10 +7,10 @@ from typing import Any
 
 from mulligan.config import read_yaml
 from mulligan.errors import MulliganError
-from mulligan.records import RecordLog
 from mulligan.report.results import Table, compute
 from mulligan.report.trials import Trials, read_trials
-from mulligan.run_folder import RunFolder
+from mulligan.storage.records import RecordLog
+from mulligan.storage.run_folder import RunFolder
 
 Row = Mapping[str, Any]
 

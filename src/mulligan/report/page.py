@@ -9,7 +9,6 @@ from importlib.resources import files
 from pathlib import Path
 from statistics import median
 
-from mulligan.atomic import write_atomically
 from mulligan.report import episodes
 from mulligan.report.figures import (
     TRAINING_CURVES,
@@ -33,6 +32,7 @@ from mulligan.report.table import (
     unjudged_text,
 )
 from mulligan.report.trials import COLUMNS, CONTROLS, TITLES, WHENS
+from mulligan.storage.atomic import write_atomically
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """No script, no request, no frame; only the page's own styles."""

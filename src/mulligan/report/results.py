@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from mulligan.evaluation.statistics import Interval, paired_bootstrap, wilson
 from mulligan.report.trials import (
     COLUMNS,
     CONTROLS,
@@ -21,7 +22,6 @@ from mulligan.report.trials import (
     answer_in,
     judged,
 )
-from mulligan.statistics import Interval, paired_bootstrap, wilson
 from mulligan.types import Status, Trial
 
 _Row = TypeVar("_Row")

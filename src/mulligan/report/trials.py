@@ -5,8 +5,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Literal, get_args
 
-from mulligan.records import RecordLog
-from mulligan.run_folder import RunFolder
+from mulligan.storage.records import RecordLog
+from mulligan.storage.run_folder import RunFolder
 from mulligan.types import Answer, Trial
 
 When = Literal["before", "after"]

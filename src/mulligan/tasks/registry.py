@@ -114,7 +114,7 @@ def _make(spec: str, options: dict[str, Any]) -> Task:
         name, spelled = parse_spec(spec.removeprefix(REASONING_GYM))
         return ReasoningGym(name, **{**options, **spelled})
     if spec.endswith(".jsonl"):
-        from mulligan.tasks.text_file import TextFile
+        from mulligan.tasks.jsonl import TextFile
 
         return _construct(TextFile, spec, {"path": spec}, options)
     return _construct(find_class(spec), spec, {}, options)

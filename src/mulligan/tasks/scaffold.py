@@ -72,7 +72,7 @@ TEST = Template('''\
 from pathlib import Path
 
 from mulligan.tasks.registry import load_task
-from mulligan.tasks.validate import validate_task
+from mulligan.verifiers.validate import validate_task
 
 TASK = load_task(str(Path(__file__).with_name("$name.py")))
 

@@ -1,0 +1,115 @@
+"""Whether a model can attend over trunks and branches, found out before it is relied on.
+
+Two questions: does its configuration name a kind of attention that is not computed here, and do a
+few random tokens give the same logits both ways.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mulligan.engines.local.attention import Layout, StreamCache, stream_attention
+from mulligan.engines.local.prefix_cache import Block
+
+logger = logging.getLogger("mulligan")
+
+_TRUNK, _BRANCHES = 7, (3, 2)
+"""Tokens of the examined prompt and of what follows it in two rows."""
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+"""Mean difference of logits, in their standard deviations, that rounding explains."""
+_TOLERANCE_OF_HALF = 0.1
+_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What a few tokens told about a model."""
+
+    token_bytes: int
+    """Keys and values of one token, all layers; an estimate where the fast path is refused."""
+    reason: str | None
+    """Why the model must generate plainly, if it must."""
+
+
+def reason_for_plain_path(config: Any, longest: int) -> str | None:
+    """Return why sequences of this length cannot share a trunk by the model's configuration."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or []
+    slides = not kinds or any(kind != "full_attention" for kind in kinds)
+    if window is not None and slides and longest > window:
+        return f"its sliding window of {window} tokens is shorter than the sequences of {longest}"
+    other = {kind for kind in kinds if kind not in ("full_attention", "sliding_attention")}
+    if other:
+        return f"it has layers of the kind {sorted(other)[0]!r}"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in _LENGTH_DEPENDENT_ROPE:
+        return f"its positions ({rope['rope_type']} rope) depend on the length of the batch"
+    return None
+
+
+@torch.no_grad()
+def examine(model: PreTrainedModel) -> Examination:
+    """Run a few random tokens through the fast path and through the model's own attention."""
+    if not getattr(model, "_supports_attention_backend", False):
+        reason = "it does not go through transformers' attention interface"
+        return Examination(_estimated_token_bytes(model), reason)
+    total = _TRUNK + sum(_BRANCHES)
+    if (refusal := reason_for_plain_path(model.config, total)) is not None:
+        return Examination(_estimated_token_bytes(model), refusal)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, (total,), generator=generator).to(model.device)
+    trunk_ids, first, second = torch.split(ids, [_TRUNK, *_BRANCHES])
+    block = Block(1, _TRUNK)
+    # Whatever a foreign architecture may raise here, the answer is the plain path.
+    try:
+        with stream_attention(model):
+            shared = _shared(model, block, trunk_ids, torch.cat([first, second]))
+    except Exception as error:
+        logger.debug("The fast path failed on %s", type(model).__name__, exc_info=True)
+        reason = f"its attention cannot share a trunk ({type(error).__name__}: {error})"
+        return Examination(_estimated_token_bytes(model), reason)
+    plain = torch.cat([_plain(model, trunk_ids, branch) for branch in (first, second)])
+    difference = ((shared - plain).abs().mean() / plain.std()).item()
+    if not difference <= _TOLERANCE.get(model.dtype, _TOLERANCE_OF_HALF):
+        reason = f"its logits would change by {difference:.2g} standard deviations"
+        return Examination(_estimated_token_bytes(model), reason)
+    return Examination(block.nbytes // _TRUNK, None)
+
+
+def _shared(model: PreTrainedModel, trunk: Block, trunk_ids: Tensor, branches: Tensor) -> Tensor:
+    """Return logits of both branches after one shared trunk, shape [tokens, V]."""
+    layout = Layout.build(trunk, 0, [0], [_TRUNK], model)
+    forward(model, trunk_ids, layout)
+    own = Block(len(_BRANCHES), max(_BRANCHES))
+    layout = Layout.build(own, 0, [0, 0], _BRANCHES, model, trunk, [0, 0], [_TRUNK, _TRUNK])
+    return forward(model, branches, layout)
+
+
+def forward(model: PreTrainedModel, ids: Tensor, layout: Layout) -> Tensor:
+    """Return logits of a stream of tokens, shape [N, V], and file its keys and values."""
+    logits: Tensor = model(
+        input_ids=ids[None],
+        position_ids=layout.positions_N[None],
+        past_key_values=StreamCache(layout),
+        use_cache=True,
+        layout=layout,
+    ).logits
+    return logits[0].float()
+
+
+def _plain(model: PreTrainedModel, trunk_ids: Tensor, branch: Tensor) -> Tensor:
+    ids = torch.cat([trunk_ids, branch])[None]
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    return logits[0, _TRUNK:].float()
+
+
+def _estimated_token_bytes(model: PreTrainedModel) -> int:
+    """Return what keys and values of one token take if every layer keeps full heads."""
+    config = model.config.get_text_config()
+    size = torch.finfo(model.dtype).bits // 8
+    layers = getattr(config, "num_hidden_layers", 1)
+    return int(2 * layers * getattr(config, "hidden_size", 1) * size)

@@ -1,0 +1,223 @@
+"""A run folder that this process holds: opened, checked, and with what its stages share."""
+
+import json
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mulligan import __version__
+from mulligan.config import Recipe, as_yaml, changed_settings, check_recipe, read_yaml
+from mulligan.episodes.conversation import Conversations
+from mulligan.errors import MulliganError
+from mulligan.interrupt import StopRequest
+from mulligan.models.load import load_model
+from mulligan.storage.atomic import write_atomically
+from mulligan.storage.lock import hold
+from mulligan.storage.run_folder import RunFolder
+from mulligan.tasks.base import Split, Task
+from mulligan.tasks.registry import load_task
+from mulligan.types import Problem, Sampling, Verdict
+from mulligan.verifiers.judging import ErrorShare
+from mulligan.verifiers.pool import Verifier, verifier_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mulligan.engines.local.engine import LocalEngine
+
+FORMAT = 1
+"""Version of the run folder's format; raised whenever older code would misread a run."""
+
+
+class Session:
+    """A run folder that this process holds, with what its stages share."""
+
+    def __init__(
+        self, recipe: Recipe, run: RunFolder, console: Console, stop: StopRequest, stack: ExitStack
+    ) -> None:
+        self.recipe = recipe
+        self.run = run
+        self.console = console
+        self.stop = stop
+        self._stack = stack
+        self._errors = ErrorShare(recipe.verify.max_error_share)
+
+    @cached_property
+    def task(self) -> Task:
+        """The recipe's task."""
+        return load_task(self.recipe.task, self.recipe.task_options)
+
+    @cached_property
+    def verifier(self) -> Verifier:
+        """Judges answers: in process where that is safe, else in workers that can be killed."""
+        settings = self.recipe.verify
+        return self._stack.enter_context(
+            verifier_for(
+                self.task, settings.workers, settings.deadline_seconds, settings.memory_mib
+            )
+        )
+
+    def verify(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        """Judge answers; stop the run when too many verdicts are errors."""
+        verdicts = self.verifier.verify_many(pairs)
+        self._errors.add(verdicts)
+        return verdicts
+
+    def problems(self, split: Split, count: int) -> list[Problem]:
+        """Return the first problems of a split.
+
+        Raises:
+            MulliganError: there are fewer.
+        """
+        problems = list(islice(self.task.problems(split), count))
+        if len(problems) < count:
+            raise MulliganError(
+                f"Task {self.recipe.task!r} has {len(problems)} {split} problems, and the recipe "
+                f"asks for {count}. Ask for fewer, or give the task more."
+            )
+        return problems
+
+    def load(self, model: str | Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+        """Load a model in float32, on the recipe's device."""
+        return load_model(str(model), "float32", self.recipe.device)
+
+    @property
+    def start_model(self) -> str:
+        """The model that training starts from: warmed up where the recipe has a warm-up."""
+        return str(self.run.warmed_up) if self.recipe.warmup else self.recipe.model
+
+    def engine(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
+    ) -> "LocalEngine":
+        """Return the engine that generates with a model."""
+        import torch
+
+        from mulligan.engines.local.engine import LocalEngine
+
+        return LocalEngine(
+            model,
+            tokenizer,
+            dtype=getattr(torch, self.recipe.dtype),
+            memory_gib=self.recipe.generate.memory_gib,
+        )
+
+    def conversations(self, tokenizer: "PreTrainedTokenizerBase") -> Conversations:
+        """Return the three prompts in the recipe's words."""
+        return Conversations(tokenizer, self.recipe.prompts.reflect, self.recipe.prompts.retry)
+
+    def sampling(self, max_tokens: int) -> Sampling:
+        """Return the recipe's sampling with the run's seed."""
+        return Sampling(self.recipe.generate.temperature, max_tokens, self.recipe.seed)
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Callable[..., None]]:
+        """Show a bar; call what it yields with the number of things done."""
+        bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+        )
+        with bar:
+            row = bar.add_task(title, total=total, note="")
+
+            def advance(done: int, note: str = "") -> None:
+                bar.update(row, advance=done, note=note)
+
+            yield advance
+
+    def is_done(self, stage: str) -> bool:
+        """Whether a stage has ended in this run folder."""
+        return stage in stages_done(self.run)
+
+    def mark_done(self, stage: str) -> None:
+        """Remember that a stage has ended."""
+        write_atomically(self.run.stages, json.dumps([*stages_done(self.run), stage]) + "\n")
+
+
+def stages_done(run: RunFolder) -> list[str]:
+    """Return the names of the stages that have ended in a run folder."""
+    if not run.stages.exists():
+        return []
+    try:
+        names = json.loads(run.stages.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise MulliganError(f"Cannot read {run.stages}: {error}.") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise MulliganError(f"{run.stages} should be a list of stages that are done, and is not.")
+    return names
+
+
+@contextmanager
+def open_session(
+    recipe: Recipe, run: RunFolder, console: Console, stop: StopRequest
+) -> Iterator[Session]:
+    """Hold a run folder and what its stages share; the recipe is written into it at the start."""
+    with ExitStack() as stack:
+        stack.enter_context(hold(run.path))
+        if not run.config.exists():
+            write_atomically(run.config, as_yaml(recipe) + yaml.safe_dump({"made_with": _made()}))
+        yield Session(recipe, run, console, stop, stack)
+
+
+def recipe_of(run: RunFolder) -> Recipe:
+    """Read the recipe of a run.
+
+    Raises:
+        MulliganError: it is not a run, or one made by a newer format.
+    """
+    settings = read_yaml(run.config)
+    made: dict[str, Any] = settings.pop("made_with", {})
+    written = made.get("format") if isinstance(made, dict) else None
+    if not isinstance(written, int):
+        raise MulliganError(f"{run.config} does not say which format the run has: it is no run's.")
+    if written > FORMAT:
+        raise MulliganError(
+            f"{run.path} was made by a newer Mulligan (run format {written}; this one reads up to "
+            f"{FORMAT}). Install mulligan {made.get('mulligan', 'of that version')} or later."
+        )
+    return check_recipe(settings, str(run.config))
+
+
+def refuse_changed_settings(run: RunFolder, recipe: Recipe) -> None:
+    """Check that a run is resumed with the settings it was started with.
+
+    Raises:
+        MulliganError: naming each setting that changed and may not.
+    """
+    changed = changed_settings(recipe_of(run), recipe)
+    if changed:
+        listed = "\n".join(f"  {each}" for each in changed)
+        raise MulliganError(
+            f"{run.path} was started with other settings, which cannot change on resume:\n"
+            f"{listed}\nUse the settings of {run.config}, or start a new run under another name."
+        )
+
+
+def _made() -> dict[str, Any]:
+    packages = ("torch", "transformers", "accelerate")
+    return {
+        "format": FORMAT,
+        "mulligan": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }

@@ -1,0 +1,236 @@
+"""The stages of a run, in order, over one run folder.
+
+Each stage takes what the ones before it left in the folder, and is done once; a stage that was cut
+off goes on where it was.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mulligan.episodes.collect import Collected, collect, collected_key
+from mulligan.episodes.failures import FailureStore
+from mulligan.errors import MulliganError
+from mulligan.evaluation.evaluate import Protocol, When, evaluate
+from mulligan.randomness import derive_seed
+from mulligan.run.out_of_memory import memory_errors
+from mulligan.run.session import Session
+from mulligan.storage.atomic import remove_folder, whole_folder
+from mulligan.storage.records import RecordLog
+from mulligan.types import Trial
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step on the way from a recipe to a report."""
+
+    name: str
+    says: str
+    """What it does, in the method's words."""
+    run: Callable[[Session], None]
+    needs: tuple[str, ...] = ()
+    """Stages that must be done before."""
+
+
+def warm_up_stage(session: Session) -> None:
+    """Teach the model the form of the task, supervised; only where the recipe has a warm-up."""
+    from mulligan.trainer.sft import WarmUpStep, warm_up
+
+    recipe, settings = session.recipe, session.recipe.warmup
+    session.problems("train", recipe.collect.problems)  # too few is said now, not hours later
+    session.problems("test", recipe.evaluate.problems)
+    if settings is None:
+        return
+    policy, tokenizer = session.load(recipe.model)
+    seed = derive_seed(recipe.seed, "demonstrations")
+    demonstrations = list(session.task.demonstrations(settings.examples, seed))
+    with (
+        session.progress("warm-up", -(-len(demonstrations) // settings.batch)) as advance,
+        RecordLog(session.run.warmup_log, WarmUpStep, lambda line: str(line.step)) as log,
+    ):
+
+        def report(line: WarmUpStep) -> None:
+            log.append(line)
+            advance(1, f"loss {line.loss:.3f}")
+            session.stop.check(f"warm-up step {line.step}; a warm-up starts again on resume")
+
+        warm_up(
+            policy,
+            session.conversations(tokenizer),
+            demonstrations,
+            settings,
+            seed=recipe.seed,
+            dtype=recipe.dtype,
+            tokens_at_once=recipe.train.tokens_at_once,
+            report=report,
+        )
+    remove_folder(session.run.warmed_up)
+    with whole_folder(session.run.warmed_up) as folder:
+        policy.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def collect_stage(session: Session) -> None:
+    """Let the model try the training problems; keep what it fails."""
+    recipe, run = session.recipe, session.run
+    model, tokenizer = session.load(session.start_model)
+    problems = session.problems("train", recipe.collect.problems)
+    with (
+        session.progress("collect", len(problems)) as advance,
+        FailureStore(run.failures) as store,
+        RecordLog(run.collected, Collected, collected_key) as log,
+    ):
+
+        def progress(done: int) -> None:
+            advance(done, f"{len(store)} failures")
+            session.stop.check(f"{len(store)} failures collected")
+
+        collect(
+            session.engine(model, tokenizer),
+            session.conversations(tokenizer),
+            session.verify,
+            problems,
+            attempts=recipe.collect.attempts,
+            at_once=recipe.generate.problems_at_once,
+            sampling=session.sampling(recipe.generate.answer_tokens),
+            model=recipe.model,
+            store=store,
+            log=log,
+            progress=progress,
+        )
+        store.require(recipe.train.failures)
+
+
+def train_stage(session: Session) -> None:
+    """Reflect, retry, reward: train the model on the reflections that led to a pass."""
+    from mulligan.storage.checkpoint import Checkpoints
+    from mulligan.trainer.loop import StepMetrics, Trainer
+
+    recipe, run = session.recipe, session.run
+    policy, tokenizer = session.load(session.start_model)
+    steps = recipe.train.steps
+    newest = Checkpoints(run.checkpoints, recipe.train.keep_checkpoints).newest()
+    with session.progress("train", steps) as advance, FailureStore(run.failures) as store:
+        advance(int(newest.name.removeprefix("step-")) if newest else 0)
+
+        def progress(line: StepMetrics) -> None:
+            note = f"retries that pass {line.reward:.0%}, {line.reflection_tokens:.0f} tokens"
+            advance(1, note)
+
+        Trainer(
+            policy=policy,
+            tokenizer=tokenizer,
+            engine=session.engine(policy, tokenizer),
+            store=store,
+            conversations=session.conversations(tokenizer),
+            verify=session.verify,
+            recipe=recipe,
+            run=run,
+            stop=session.stop,
+            progress=progress,
+        ).train()
+
+
+def evaluate_before_stage(session: Session) -> None:
+    """Measure first try, second try and controls before training."""
+    _evaluate(session, "before", session.start_model)
+
+
+def evaluate_after_stage(session: Session) -> None:
+    """Measure the same after training, on the same problems and seeds."""
+    from mulligan.storage.checkpoint import Checkpoints
+
+    settings = session.recipe.train
+    checkpoints = Checkpoints(session.run.checkpoints, settings.keep_checkpoints)
+    trained = checkpoints.path(settings.steps)
+    if checkpoints.newest() != trained:
+        session.console.print(f"{trained} is missing or damaged: its steps are done again.")
+        train_stage(session)
+    _evaluate(session, "after", trained)
+    checkpoints.mark_best(settings.steps)
+
+
+def _evaluate(session: Session, when: When, model_name: str | Path) -> None:
+    recipe = session.recipe
+    model, tokenizer = session.load(model_name)
+    protocol = Protocol(
+        problems=session.problems("test", recipe.evaluate.problems),
+        samples=recipe.evaluate.samples,
+        seed=recipe.seed,
+        temperature=recipe.generate.temperature,
+        answer_tokens=recipe.generate.answer_tokens,
+        reflection_tokens=recipe.generate.reflection_tokens,
+        problems_at_once=recipe.generate.problems_at_once,
+        controls=recipe.evaluate.controls,
+    )
+    total = len(protocol.problems) * protocol.samples
+    with (
+        session.progress(f"evaluate {when}", total) as advance,
+        RecordLog(session.run.evaluation(when), Trial, lambda trial: trial.id) as log,
+    ):
+
+        def progress(done: int) -> None:
+            advance(done)
+            session.stop.check(f"{len(log)} of {total} trials {when} training")
+
+        evaluate(
+            session.engine(model, tokenizer),
+            session.conversations(tokenizer),
+            session.verify,
+            session.verifier.leaks_many,
+            protocol,
+            when,
+            log,
+            progress,
+        )
+
+
+def report_stage(session: Session) -> None:
+    """Write the page that a person reads."""
+    from mulligan.report.page import write_report
+
+    write_report(session.run.path)
+
+
+STAGES = (
+    Stage("warmup", "Show the model the form of the task, where it is below reach.", warm_up_stage),
+    Stage("collect", "Let the model try; keep what it fails.", collect_stage, ("warmup",)),
+    Stage(
+        "evaluate-before",
+        "Measure first try, second try and controls before training.",
+        evaluate_before_stage,
+        ("warmup",),
+    ),
+    Stage("train", "Reflect, retry, reward.", train_stage, ("collect",)),
+    Stage(
+        "evaluate-after",
+        "Measure the same again after training.",
+        evaluate_after_stage,
+        ("train",),
+    ),
+    Stage("report", "Write the page that a person reads.", report_stage, ("evaluate-before",)),
+)
+
+
+def run_stages(session: Session, names: Sequence[str]) -> None:
+    """Run some stages in order; those that are done already are passed over.
+
+    The report is written anew each time: it costs little, and shows what is there.
+
+    Raises:
+        MulliganError: a stage that one of them needs is not done.
+    """
+    for stage in (each for each in STAGES if each.name in names):
+        missing = [need for need in stage.needs if not session.is_done(need)]
+        if missing:
+            raise MulliganError(
+                f"Stage {stage.name!r} needs {missing[0]!r} first: "
+                f"run `mulligan {missing[0].split('-')[0]} {session.run.path}`."
+            )
+        if stage.name != "report" and session.is_done(stage.name):
+            session.console.print(f"{stage.name}: done before")
+            continue
+        with memory_errors(stage.name):
+            stage.run(session)
+        if not session.is_done(stage.name):
+            session.mark_done(stage.name)

@@ -1,0 +1,80 @@
+"""One process a run folder."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mulligan.errors import MulliganError
+from mulligan.storage.atomic import disk_errors, remove_leftovers
+
+NAME = ".lock"
+"""The lock's file in a run folder; empty but for the holder's process id while it is held."""
+
+_held: set[int] = set()
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold a run folder while the block runs; the folder is made where it is missing.
+
+    What killed processes left unfinished directly in it is removed first.
+
+    The operating system keeps the lock (``flock``) and drops it when the process dies, however
+    it dies: a dead process never blocks its successor.
+
+    Raises:
+        MulliganError: another process holds the folder, or it cannot be written.
+    """
+    with disk_errors(folder / NAME):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    _held.add(descriptor)
+    try:
+        _take(descriptor, folder)
+        remove_leftovers(folder)
+        try:
+            yield
+        finally:
+            _sign(descriptor, "")
+    finally:
+        if descriptor in _held:
+            _held.remove(descriptor)
+            os.close(descriptor)
+
+
+def _take(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise MulliganError(
+                f"{folder} cannot be locked ({error.strerror}), so two processes could write to "
+                "it at once. Choose a folder on a file system with locks, such as a local disk."
+            ) from error
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        raise MulliganError(
+            f"{folder} is in use by another process (pid {holder}). Wait until it has ended, or "
+            "choose another run folder."
+        ) from error
+    _sign(descriptor, f"{os.getpid()}\n")
+
+
+def _sign(descriptor: int, text: str) -> None:
+    """Say who holds the lock, as a courtesy: a full disk must not keep the lock from holding."""
+    if descriptor in _held:
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, text.encode(), 0)
+
+
+def _let_go_in_child() -> None:
+    """Close the copies of our locks in a forked child: it must not keep them past our death."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

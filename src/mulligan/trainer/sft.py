@@ -1,0 +1,144 @@
+"""Supervised warm-up, for models below the method's reach.
+
+A model that never answers in a readable form has nothing to learn from: no retry passes. The
+warm-up shows it conversations of the training split: answers, and failures mended by reflection.
+The loss falls on the model's own turns only.
+
+Conversations begin alike (system prompt, role marks), so a batch is one group in the sense of
+`mulligan.logprobs`: the common beginning is computed once, and nothing is padded.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mulligan.config import Dtype, WarmUp
+from mulligan.episodes.conversation import Conversations
+from mulligan.errors import MulliganError
+from mulligan.logprobs.shared_prompt import Trunk
+from mulligan.randomness import derive_seed
+from mulligan.trainer.optimizer import Learner, seed_generators
+from mulligan.types import Demonstration, TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A demonstration as tokens."""
+
+    token_ids: TokenIds
+    trained: tuple[bool, ...]
+    """Which tokens the loss falls on."""
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUpStep:
+    """A line of ``warmup.jsonl``."""
+
+    step: int
+    loss: float
+    """Mean negative log-likelihood of a trained token, in nats."""
+    gradient_norm: float
+    tokens: int
+
+
+def warm_up(
+    policy: PreTrainedModel,
+    conversations: Conversations,
+    demonstrations: Sequence[Demonstration],
+    settings: WarmUp,
+    *,
+    seed: int,
+    dtype: Dtype,
+    tokens_at_once: int,
+    report: Callable[[WarmUpStep], None],
+) -> None:
+    """Train the policy in place, once over the demonstrations.
+
+    Raises:
+        MulliganError: there are no demonstrations, or a loss was not finite.
+    """
+    if not demonstrations:
+        raise MulliganError(
+            "This task offers no demonstrations, so there is nothing to warm up on. "
+            "Leave `warmup` out of the recipe, or give the task a `demonstrations` method."
+        )
+    seed_generators(derive_seed(seed, "warmup", "generators"))
+    order = torch.Generator().manual_seed(derive_seed(seed, "warmup"))
+    lessons = [lesson(conversations, each, settings) for each in demonstrations]
+    shuffled = [lessons[i] for i in torch.randperm(len(lessons), generator=order).tolist()]
+    batches = [shuffled[i : i + settings.batch] for i in range(0, len(shuffled), settings.batch)]
+    trunk = Trunk(policy, max_tokens=tokens_at_once)
+    learner = Learner(
+        policy,
+        learning_rate=settings.learning_rate,
+        steps=len(batches),
+        schedule="cosine",
+        warmup_share=settings.warmup_share,
+        dtype=dtype,
+    )
+    for step, batch in enumerate(batches, start=1):
+        update = learner.update(batch_losses(trunk, batch))
+        if not update.applied:
+            raise MulliganError(
+                f"Warm-up step {step} gave a loss of {update.loss} and a gradient norm of "
+                f"{update.gradient_norm}. Lower warmup.learning_rate, or use dtype=float32."
+            )
+        tokens = sum(len(each.token_ids) for each in batch)
+        report(WarmUpStep(step, update.loss, update.gradient_norm, tokens))
+
+
+def lesson(conversations: Conversations, demo: Demonstration, settings: WarmUp) -> Lesson:
+    """Lay a demonstration out as one sequence and mark the tokens that are trained on."""
+    turns = conversations.demonstration(demo)
+    ids: list[int] = []
+    trained: list[bool] = []
+    for number, (prompt, completion) in enumerate(turns):
+        failed_attempt = number == 0 and len(turns) > 1
+        learn = settings.train_on_failed_attempt or not failed_attempt
+        trained += [False] * (len(prompt) - len(ids)) + [learn] * len(completion)
+        ids = [*prompt, *completion]
+    return Lesson(tuple(ids), tuple(trained))
+
+
+def batch_losses(trunk: Trunk, batch: Sequence[Lesson]) -> list[Callable[[], Tensor]]:
+    """Return the batch's loss in parts that fit: mean over the batch's trained tokens."""
+    tokens = sum(sum(each.trained) for each in batch)
+    groups: dict[int, list[Lesson]] = {}  # by first token: a group needs a beginning to share
+    for each in batch:
+        groups.setdefault(each.token_ids[0], []).append(each)
+    return [loss for group in groups.values() for loss in _group_losses(trunk, group, tokens)]
+
+
+def _group_losses(trunk: Trunk, group: Sequence[Lesson], tokens: int) -> list[Callable[[], Tensor]]:
+    shared = common_prefix(group)
+    prompt = group[0].token_ids[:shared]
+    rests = [each.token_ids[shared:] for each in group]
+    masks = [each.trained[shared:] for each in group]
+    return [
+        partial(_loss, trunk, prompt, rests[part], masks[part], tokens)
+        for part in trunk.parts(prompt, rests)
+    ]
+
+
+def _loss(
+    trunk: Trunk,
+    prompt: TokenIds,
+    rests: Sequence[TokenIds],
+    masks: Sequence[Sequence[bool]],
+    tokens: int,
+) -> Tensor:
+    logprobs_GR, _ = trunk(prompt, rests, scored=masks)
+    loss: Tensor = -logprobs_GR.sum() / tokens
+    return loss
+
+
+def common_prefix(lessons: Sequence[Lesson]) -> int:
+    """Return how many leading tokens all lessons share that none of them trains on."""
+    columns = zip(*(each.token_ids for each in lessons), strict=False)
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    return min(shared, *(each.trained.index(True) for each in lessons))

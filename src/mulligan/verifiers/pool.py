@@ -1,0 +1,268 @@
+"""Running a user's verifier where it can be killed.
+
+A verifier that hangs, crashes, leaves, floods its output or allocates without end costs one
+verdict ``error`` and one worker process, which is replaced. Requests are pipelined to the workers
+and acknowledged one by one, so that a worker's end points at the one answer that caused it.
+
+What a verifier starts is killed with its worker, by way of their process group; only a process
+that moves to a session of its own escapes that.
+"""
+
+import selectors
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from mulligan.errors import MulliganError
+from mulligan.tasks.base import Split, Task, TaskSource
+from mulligan.tasks.user_file import explain
+from mulligan.types import Problem, Verdict
+from mulligan.verifiers.judging import judge
+from mulligan.verifiers.process import START_S, WorkerProcess, encode
+
+MAX_AHEAD = 32
+"""Most requests that wait in one worker's pipe."""
+
+Pairs = Sequence[tuple[Problem, str]]
+
+
+class Verifier(Protocol):
+    """Judges answers, in process or out of it; never raises because of a verifier."""
+
+    def verify_many(self, pairs: Pairs) -> list[Verdict]:
+        """Judge answers to problems; verdicts come in the order of the pairs."""
+        ...
+
+    def leaks_many(self, pairs: Pairs) -> list[bool | None]:
+        """Whether each text contains a passing answer; ``None`` where the verifier broke."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def verifier_for(
+    task: Task, workers: int = 2, deadline_s: float = 5.0, memory_mib: int = 1024
+) -> Verifier:
+    """Return a verifier for a task, to be used as a context manager.
+
+    Tasks that are safe by construction are verified in process, all others in worker processes.
+
+    Args:
+        task: Made by ``load_task``, unless it is safe.
+        workers: Number of worker processes.
+        deadline_s: Longest time that one call of the verifier may take, in seconds.
+        memory_mib: How much memory a verifier may allocate, in MiB.
+
+    Raises:
+        MulliganError: the task is not safe and was not made by ``load_task``.
+    """
+    if task.safe:
+        return InProcessVerifier(task)
+    if task.source is None:
+        raise MulliganError(
+            f"The verifier of {task.name!r} runs in worker processes, which load the task by "
+            f"themselves: make it by mulligan.tasks.registry.load_task, not by hand. (Or mark the "
+            f"class safe = True, if no answer can make its verifier hang or crash.)"
+        )
+    return IsolatedVerifier(task.source, workers, deadline_s, memory_mib)
+
+
+class InProcessVerifier:
+    """Calls the task's verifier directly; an exception becomes a verdict ``error``."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def verify_many(self, pairs: Pairs) -> list[Verdict]:
+        """Judge answers to problems; verdicts come in the order of the pairs."""
+        return [judge(self.task, problem, answer) for problem, answer in pairs]
+
+    def leaks_many(self, pairs: Pairs) -> list[bool | None]:
+        """Whether each text contains a passing answer; ``None`` where the verifier broke."""
+        return [self._leaks(problem, text) for problem, text in pairs]
+
+    def _leaks(self, problem: Problem, text: str) -> bool | None:
+        try:
+            return bool(self.task.leaks(problem, text))
+        except Exception:
+            return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+
+class IsolatedVerifier:
+    """Verifies in worker processes that load the task for themselves.
+
+    Use it as a context manager; leaving it kills the workers and all that they started.
+
+    Args:
+        source: Where the workers find the task (``task.source``).
+        workers: Number of worker processes.
+        deadline_s: Longest time that one call may take, in seconds; then its worker is killed.
+        memory_mib: How much memory a verifier may allocate, in MiB.
+    """
+
+    def __init__(
+        self,
+        source: TaskSource,
+        workers: int = 2,
+        deadline_s: float = 5.0,
+        memory_mib: int = 1024,
+    ) -> None:
+        if workers < 1 or deadline_s <= 0 or memory_mib < 1:
+            raise MulliganError(
+                f"Verifying needs at least one worker, a deadline above 0 s and 1 MiB of memory, "
+                f"not workers={workers}, deadline_s={deadline_s}, memory_mib={memory_mib}."
+            )
+        self.source = source
+        self.deadline_s = deadline_s
+        self._setup = {
+            "memory_mib": memory_mib,
+            "orphan_s": 2 * max(deadline_s, START_S),
+        }
+        self._count = workers
+        self._workers: list[WorkerProcess] = []
+
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        """Judge one answer."""
+        return self.verify_many([(problem, answer)])[0]
+
+    def verify_many(self, pairs: Pairs) -> list[Verdict]:
+        """Judge answers to problems; verdicts come in the order of the pairs.
+
+        Raises:
+            MulliganError: a worker cannot load the task, or a problem is not plain JSON.
+        """
+        requests = self._requests("verify", pairs)
+        return [
+            Verdict.error(reply["error"]) if "error" in reply else Verdict(*reply["value"])
+            for reply in self._exchange(requests, self.deadline_s)
+        ]
+
+    def leaks_many(self, pairs: Pairs) -> list[bool | None]:
+        """Whether each text contains a passing answer; ``None`` where the verifier broke."""
+        requests = self._requests("leaks", pairs)
+        return [reply.get("value") for reply in self._exchange(requests, self.deadline_s)]
+
+    def problem_ids(self, split: Split, count: int) -> list[str]:
+        """Return the first ids of a split as a worker process sees them.
+
+        Raises:
+            MulliganError: making the problems fails there.
+        """
+        request = encode({"n": 0, "do": "ids", "split": split, "count": count})
+        reply = self._exchange([request], START_S)[0]
+        if "error" in reply:
+            raise MulliganError(str(reply["error"]))
+        return list(reply["value"])
+
+    def close(self) -> None:
+        """Kill the workers and everything they started."""
+        while self._workers:
+            self._workers.pop().kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _requests(self, action: str, pairs: Pairs) -> list[bytes]:
+        return [
+            self._request(number, action, problem, text)
+            for number, (problem, text) in enumerate(pairs)
+        ]
+
+    def _request(self, number: int, action: str, problem: Problem, text: str) -> bytes:
+        sent = {
+            "id": problem.id,
+            "messages": problem.messages,
+            "given": problem.given,
+            "reference": problem.reference,
+            "tools": problem.tools,
+        }
+        try:
+            return encode({"n": number, "do": action, "problem": sent, "text": text})
+        except (TypeError, ValueError) as error:
+            raise MulliganError(
+                f"The problem {problem.id} of the task {self.source.spec!r} should hold plain JSON "
+                f"values only: {explain(error)}."
+            ) from error
+
+    def _exchange(self, requests: Sequence[bytes], deadline_s: float) -> list[dict[str, Any]]:
+        """Send requests to the workers and collect a reply for each, in order."""
+        waiting = deque(range(len(requests)))
+        replies: dict[int, dict[str, Any]] = {}
+        try:
+            while len(replies) < len(requests):
+                self._staff(min(self._count, len(requests)))
+                self._hand_out(waiting, requests)
+                self._wait(deadline_s)
+                for worker in list(self._workers):
+                    replies |= worker.listen(deadline_s)
+                    if worker.trouble or worker.leaving:
+                        replies |= self._bury(worker, waiting)
+        except BaseException:
+            # What is still in the pipes belongs to this call only.
+            self.close()
+            raise
+        return [replies[index] for index in range(len(requests))]
+
+    def _staff(self, wanted: int) -> None:
+        """Start workers until there are enough, in place of those that ended while idle, too."""
+        for worker in [worker for worker in self._workers if worker.lost_while_idle]:
+            self._workers.remove(worker)
+            worker.kill()
+        while len(self._workers) < wanted:
+            self._workers.append(WorkerProcess(self.source, self._setup))
+
+    def _hand_out(self, waiting: deque[int], requests: Sequence[bytes]) -> None:
+        """Give each worker its share of what waits: many at first, one by one at the end."""
+        for worker in self._workers:
+            share = max(1, min(MAX_AHEAD, len(waiting) // (2 * self._count)))
+            while waiting and len(worker.in_flight) < share:
+                index = waiting.popleft()
+                worker.ask(index, requests[index])
+            worker.push()
+
+    def _wait(self, deadline_s: float) -> None:
+        """Sleep until a worker has something to say or takes more, or a deadline may be over."""
+        with selectors.DefaultSelector() as selector:
+            for worker in self._workers:
+                selector.register(worker.replies, selectors.EVENT_READ)
+                if worker.outgoing:
+                    selector.register(worker.requests, selectors.EVENT_WRITE)
+            selector.select(timeout=min(0.1, deadline_s / 10))
+
+    def _bury(self, worker: WorkerProcess, waiting: deque[int]) -> dict[int, dict[str, Any]]:
+        """Remove a lost worker; blame the request it worked on, and put the others back."""
+        self._workers.remove(worker)
+        worker.kill()
+        blamed: dict[int, dict[str, Any]] = {}
+        if worker.trouble and not worker.leaving and worker.in_flight:
+            detail = f"{self.source.spec}: the verifier {worker.trouble}"
+            blamed[worker.in_flight.popleft()] = {"error": detail}
+        waiting.extendleft(reversed(worker.in_flight))
+        return blamed

@@ -1,0 +1,201 @@
+"""One worker process, seen from outside: asked, listened to, and killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from mulligan.errors import MulliganError
+from mulligan.tasks.base import TaskSource
+
+START_S = 120.0
+"""How long a worker may take to load its task, in seconds."""
+_CHUNK = 65536
+
+
+class WorkerProcess:
+    """Starts ``worker.py`` and speaks with it, without ever blocking.
+
+    Args:
+        source: The task that the worker loads.
+        setup: The bounds that the worker sets itself (see ``worker.py``).
+    """
+
+    def __init__(self, source: TaskSource, setup: Mapping[str, Any]) -> None:
+        self.source = source
+        self.in_flight: deque[int] = deque()
+        """Requests sent and not yet answered, oldest first: the oldest is being worked on."""
+        self.outgoing = bytearray()
+        """Bytes that the pipe had no room for yet."""
+        self.leaving = False
+        """Whether the worker has said that it ends, so that nothing in flight is to blame."""
+        self._ready = False
+        self._unread = b""
+        self._trouble = ""
+        self._clock = time.monotonic()
+        self._start()
+        self.outgoing += encode({"spec": source.spec, "options": dict(source.options), **setup})
+
+    def ask(self, index: int, request: bytes) -> None:
+        """Queue a request; its deadline runs from the moment the worker can begin with it."""
+        if not self.in_flight and self._ready:
+            self._clock = time.monotonic()
+        self.in_flight.append(index)
+        self.outgoing += request
+
+    def push(self) -> None:
+        """Write as much of what is queued as the pipe takes."""
+        try:
+            while self.outgoing:
+                del self.outgoing[: os.write(self.requests, self.outgoing[:_CHUNK])]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.outgoing.clear()  # The other end is gone: reading will tell why.
+
+    def listen(self, deadline_s: float) -> dict[int, dict[str, Any]]:
+        """Read the replies that have come; afterwards ``trouble`` says whether the worker is lost.
+
+        Args:
+            deadline_s: Longest time that the oldest request may take, in seconds.
+
+        Returns:
+            Reply for each request index.
+
+        Raises:
+            MulliganError: the worker could not load its task.
+        """
+        # Looked up before reading, so that the last words of a worker that ended are not missed.
+        ended = self.process.poll() is not None
+        replies, closed = self._read()
+        if ended or closed:
+            self._trouble = self._trouble or self._end()
+        elif self._busy_s > (limit_s := deadline_s if self._ready else START_S):
+            self._trouble = f"took longer than {limit_s:g} s and was killed"
+        if self._trouble and not self._ready:
+            raise MulliganError(
+                f"A worker process could not load the task {self.source.spec!r}: "
+                f"it {self._trouble}."
+            )
+        return replies
+
+    @property
+    def trouble(self) -> str:
+        """What ended the worker, as the end of a sentence; empty while it is well."""
+        return self._trouble
+
+    @property
+    def _busy_s(self) -> float:
+        """How long the worker has been loading its task or working on its oldest request."""
+        busy = self.in_flight or not self._ready
+        return time.monotonic() - self._clock if busy else 0.0
+
+    @property
+    def lost_while_idle(self) -> bool:
+        """Whether the worker ended with nothing to do."""
+        return not self.in_flight and self.process.poll() is not None
+
+    def kill(self) -> None:
+        """Kill the worker and all that it started, and release what belonged to it."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        os.close(self.requests)
+        os.close(self.replies)
+
+    def _start(self) -> None:
+        theirs_in, self.requests = os.pipe()
+        self.replies, theirs_out = os.pipe()
+        os.set_blocking(self.requests, False)
+        os.set_blocking(self.replies, False)
+        command = [sys.executable, "-P", "-m", "mulligan.verifiers.worker"]
+        try:
+            self.process = subprocess.Popen(  # noqa: S603 (our own module)
+                [*command, str(theirs_in), str(theirs_out)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(theirs_in, theirs_out),
+                cwd=self.source.folder,
+                # Workers stand side by side: one that multiplies matrices should use one core.
+                env={"OMP_NUM_THREADS": "1", **os.environ},
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(self.requests)
+            os.close(self.replies)
+            raise MulliganError(f"No worker process could be started: {error}.") from error
+        finally:
+            os.close(theirs_in)
+            os.close(theirs_out)
+
+    def _read(self) -> tuple[dict[int, dict[str, Any]], bool]:
+        """Return the new replies, and whether the worker closed its end."""
+        data, closed = self._available()
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        replies: dict[int, dict[str, Any]] = {}
+        for line in lines:
+            reply = _decoded(line)
+            if reply is None or not self._expects(reply):
+                self._trouble = "wrote into the pipe to its parent and was killed"
+                break
+            self._clock = time.monotonic()
+            if self._ready:
+                replies[self.in_flight.popleft()] = reply
+                self.leaving = "leaving" in reply
+            elif "failed" in reply:
+                raise MulliganError(str(reply["failed"]))
+            else:
+                self._ready = True
+        return replies, closed
+
+    def _expects(self, reply: dict[str, Any]) -> bool:
+        """Whether a reply is to the oldest request; a last word need not say to which it is."""
+        if not self._ready:
+            return "failed" in reply or reply.get("value") == "ready"
+        if not self.in_flight:
+            return False
+        return "leaving" in reply or reply.get("n") == self.in_flight[0]
+
+    def _available(self) -> tuple[bytes, bool]:
+        data = bytearray()
+        try:
+            while chunk := os.read(self.replies, _CHUNK):
+                data += chunk
+        except BlockingIOError:
+            return bytes(data), False
+        return bytes(data), True
+
+    def _end(self) -> str:
+        """Describe how the process ended, as the end of a sentence."""
+        try:
+            code = self.process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            return "closed the pipe to its parent and was killed"
+        if code < 0:
+            return f"crashed: killed by {signal.Signals(-code).name}"
+        return f"ended its process with exit code {code}"
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """Return a message as one line of JSON.
+
+    Raises:
+        TypeError: something in it is not a JSON value.
+        ValueError: it holds NaN or an infinity, or contains itself.
+    """
+    return json.dumps(message, allow_nan=False).encode() + b"\n"
+
+
+def _decoded(line: bytes) -> dict[str, Any] | None:
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) else None

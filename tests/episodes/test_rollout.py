@@ -1,0 +1,127 @@
+import pytest
+
+from mulligan.engines.scripted import ScriptedEngine
+from mulligan.episodes.conversation import Conversations
+from mulligan.episodes.rollout import answer, attempt, reflect_and_retry
+from mulligan.types import Attempt, Failure, Problem, Sampling, Verdict
+from tiny import said
+
+REFLECT = "Why?"
+PROBLEMS = [Problem.create(f"question {number}", {}) for number in range(3)]
+WRITE = Sampling(0.9, 40, seed=11)
+THINK = Sampling(0.9, 30, seed=12)
+
+
+@pytest.fixture
+def speak(tiny_tokenizer):
+    return Conversations(tiny_tokenizer, REFLECT)
+
+
+def judge(pairs):
+    """Passes what says yes, fails what says no, and breaks on all else."""
+    verdicts = {"yes": Verdict.right(), "no": Verdict.wrong()}
+    return [verdicts.get(text, Verdict.error("broke")) for _, text in pairs]
+
+
+def failure(tokenizer, speak, number):
+    wrong = said(tokenizer, f"no {number}")
+    tried = Attempt(PROBLEMS[number], speak.attempt(PROBLEMS[number]), wrong, Verdict.wrong())
+    return Failure(f"failure-{number}", tried, "tiny", WRITE)
+
+
+def rollout(tokenizer, speak, script, failures=2, group_size=3, **options):
+    engine = ScriptedEngine(script, tokenizer)
+    stored = [failure(tokenizer, speak, number) for number in range(failures)]
+    groups = reflect_and_retry(engine, speak, judge, stored, group_size, THINK, WRITE, **options)
+    return engine, groups
+
+
+def test_attempts_at_a_problem_stand_together_in_order(tiny_tokenizer, speak):
+    engine = ScriptedEngine(lambda prompt, i, j: f"{i}-{j}", tiny_tokenizer)
+    tries = attempt(engine, speak, judge, PROBLEMS, 2, WRITE)
+    assert [a.completion.text for a in tries] == ["0-0", "0-1", "1-0", "1-1", "2-0", "2-1"]
+    assert [a.sample for a in tries] == [0, 1, 0, 1, 0, 1]
+    assert [a.problem for a in tries] == [p for p in PROBLEMS for _ in range(2)]
+    assert tries[2].prompt_ids == speak.attempt(PROBLEMS[1])
+
+
+def test_each_answer_is_judged_against_its_own_problem(tiny_tokenizer):
+    seen = []
+
+    def note(pairs):
+        seen.extend((problem.id, text) for problem, text in pairs)
+        return judge(pairs)
+
+    engine = ScriptedEngine(["yes", "no", "yes"], tiny_tokenizer)
+    judged = answer(engine, note, PROBLEMS, [(1,), (2,), (3,)], WRITE)
+    assert seen == [(p.id, t) for p, t in zip(PROBLEMS, ["yes", "no", "yes"], strict=True)]
+    assert [verdict.passed for _, verdict in judged] == [True, False, True]
+
+
+def test_a_passing_retry_rewards_its_own_reflection_with_one_and_a_failing_one_with_nothing(
+    tiny_tokenizer, speak
+):
+    texts = [f"r{number}" for number in range(6)] + ["yes", "no", "no", "no", "yes", "yes"]
+    _, (first, second) = rollout(tiny_tokenizer, speak, texts)
+    assert first.rewards_G == (1.0, 0.0, 0.0)
+    assert second.rewards_G == (0.0, 1.0, 1.0)
+    assert [e.reflection.text for e in first.episodes] == ["r0", "r1", "r2"]
+    assert [e.reflection.text for e in second.episodes] == ["r3", "r4", "r5"]
+    assert [e.failure_id for e in second.episodes] == ["failure-1"] * 3
+    assert [e.sample for e in second.episodes] == [0, 1, 2]
+
+
+def test_advantages_are_normalised_within_each_group(tiny_tokenizer, speak):
+    texts = ["r"] * 6 + ["yes", "no", "no", "yes", "yes", "yes"]
+    _, (first, second) = rollout(tiny_tokenizer, speak, texts)
+    # mean 1/3, sample standard deviation sqrt(1/3)
+    assert first.advantages_G == pytest.approx((1.1547, -0.57735, -0.57735), rel=1e-3)
+    assert second.advantages_G == (0.0, 0.0, 0.0)
+
+
+def test_advantages_can_stay_unscaled(tiny_tokenizer, speak):
+    texts = ["r"] * 6 + ["yes", "no", "no"] * 2
+    _, (first, _) = rollout(tiny_tokenizer, speak, texts, scale_advantages=False)
+    assert first.advantages_G == pytest.approx((2 / 3, -1 / 3, -1 / 3))
+
+
+def test_the_verifier_that_broke_is_left_out_and_never_counts_as_a_failure(tiny_tokenizer, speak):
+    texts = ["r0", "r1", "r2", "r3", "r4", "r5", "yes", "broken", "no", "broken", "broken", "???"]
+    _, (first, second) = rollout(tiny_tokenizer, speak, texts)
+    assert first.rewards_G == (1.0, 0.0)
+    assert [e.sample for e in first.episodes] == [0, 2]
+    assert first.advantages_G == pytest.approx((0.7071, -0.7071), rel=1e-3)
+    assert second.episodes == second.rewards_G == second.advantages_G == ()
+
+
+def test_the_group_keeps_the_prompt_that_its_reflections_share(tiny_tokenizer, speak):
+    engine, groups = rollout(tiny_tokenizer, speak, ["r"] * 6 + ["yes"] * 6)
+    for group in groups:
+        tried = group.failure.attempt
+        assert group.prompt_ids == speak.reflection(tried.problem, tried.completion)
+    assert engine.calls[0].prompts == tuple(group.prompt_ids for group in groups)
+    assert engine.calls[0].n == 3
+    assert engine.calls[0].sampling == THINK
+
+
+def test_every_retry_goes_on_from_its_own_reflection(tiny_tokenizer, speak):
+    texts = [f"r{number}" for number in range(6)] + ["yes"] * 6
+    engine, groups = rollout(tiny_tokenizer, speak, texts)
+    retries = iter(engine.calls[1].prompts)
+    assert engine.calls[1].n == 1
+    assert engine.calls[1].sampling == WRITE
+    for group in groups:
+        for episode in group.episodes:
+            before = group.prompt_ids + episode.reflection.token_ids
+            assert next(retries)[: len(before)] == before
+
+
+def test_the_model_never_sees_the_verdict_or_the_reference(tiny_tokenizer, speak):
+    problem = Problem.create("question", {"secret": "hidden-given"}, reference="hidden-reference")
+    wrong = said(tiny_tokenizer, "no")
+    verdict = Verdict.wrong("hidden-reason", "hidden-detail")
+    tried = Attempt(problem, speak.attempt(problem), wrong, verdict)
+    engine = ScriptedEngine(["r", "yes"], tiny_tokenizer)
+    reflect_and_retry(engine, speak, judge, [Failure("f", tried, "m", WRITE)], 1, THINK, WRITE)
+    shown = "".join(tiny_tokenizer.decode(p) for call in engine.calls for p in call.prompts)
+    assert "hidden" not in shown

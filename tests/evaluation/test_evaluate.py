@@ -1,0 +1,211 @@
+import contextlib
+
+import pytest
+
+from mulligan.engines.scripted import ScriptedEngine
+from mulligan.episodes.conversation import Conversations
+from mulligan.evaluation.evaluate import Protocol, evaluate
+from mulligan.storage.records import RecordLog
+from mulligan.types import Problem, Trial, Verdict
+
+PROBLEMS = [Problem.create(f"question {number}", {}) for number in range(4)]
+COLUMNS = ("after_reflection", "after_nothing", "after_other_reflection")
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def protocol(**changes):
+    settings = {
+        "problems": PROBLEMS,
+        "samples": 1,
+        "seed": 7,
+        "temperature": 0.9,
+        "answer_tokens": 30,
+        "reflection_tokens": 40,
+        "problems_at_once": 4,
+        "controls": True,
+    }
+    return Protocol(**(settings | changes))
+
+
+def judge(pairs):
+    broken = Verdict.error("broke")
+    verdicts = {"yes": Verdict.right(), "no": Verdict.wrong(), "eh": Verdict.unparseable()}
+    return [verdicts.get(text, broken) for _, text in pairs]
+
+
+def leaks(pairs):
+    return ["leak" in text for _, text in pairs]
+
+
+class Bench:
+    """Evaluates into one folder with a script."""
+
+    def __init__(self, folder, tokenizer):
+        self.folder, self.tokenizer = folder, tokenizer
+
+    def run(self, script, when="before", cut_after=None, **changes):
+        engine = ScriptedEngine(script, self.tokenizer)
+        speak = Conversations(self.tokenizer, "Why?")
+        chunks = []
+
+        def progress(count):
+            chunks.append(count)
+            if len(chunks) == cut_after:
+                raise PowerCutError
+
+        with RecordLog(self.folder / f"{when}.jsonl", Trial, lambda t: t.id) as log:
+            with contextlib.suppress(PowerCutError):
+                evaluate(engine, speak, judge, leaks, protocol(**changes), when, log, progress)
+            return engine, list(log)
+
+    def by_column(self, first="no", **second):
+        """A script that tells from the prompt which try it is asked for."""
+
+        def script(prompt, i, j):
+            text = self.tokenizer.decode(prompt)
+            if text.count("<|im_start|>user") == 1:
+                return first[i] if isinstance(first, list) else first
+            if text.endswith("Why?<|im_end|>\n<|im_start|>assistant\n"):
+                asked = text.split("question ")[1][0]
+                return f"thought {asked}"
+            return second.get("again", "no")
+
+        return script
+
+
+@pytest.fixture
+def bench(tmp_path, tiny_tokenizer):
+    return Bench(tmp_path, tiny_tokenizer)
+
+
+def test_a_problem_solved_at_the_first_try_has_no_second_tries(bench):
+    _, trials = bench.run(bench.by_column(first=["yes", "no", "yes", "eh"]))
+    assert [t.first_try.verdict.status for t in trials] == [
+        "passed",
+        "failed",
+        "passed",
+        "unparseable",
+    ]
+    for trial in (trials[0], trials[2]):
+        assert trial.reflection is None
+        assert trial.leaked is None
+        assert [getattr(trial, column) for column in COLUMNS] == [None] * 3
+    for trial in (trials[1], trials[3]):
+        assert all(getattr(trial, column) is not None for column in COLUMNS)
+
+
+def test_trials_keep_the_order_and_words_of_the_problems(bench):
+    _, trials = bench.run(bench.by_column())
+    assert [t.problem_id for t in trials] == [p.id for p in PROBLEMS]
+    assert [t.question for t in trials] == [f"question {n}" for n in range(4)]
+    assert [t.reflection for t in trials] == [f"thought {n}" for n in range(4)]
+    assert {t.when for t in trials} == {"before"}
+
+
+def test_a_verifier_that_breaks_on_a_first_try_leaves_it_unjudged_without_second_tries(bench):
+    engine, trials = bench.run(bench.by_column(first=["crash", "no", "no", "yes"]))
+    assert trials[0].first_try.verdict.status == "error"
+    assert trials[0].after_reflection is None
+    assert len(engine.calls[1].prompts) == 2
+
+
+def test_a_verifier_that_breaks_on_a_second_try_never_makes_it_a_failure(bench):
+    _, trials = bench.run(bench.by_column(again="crash"))
+    assert {getattr(t, c).verdict.status for t in trials for c in COLUMNS} == {"error"}
+
+
+def test_the_control_without_reflection_asks_right_after_the_failed_answer(bench):
+    engine, _ = bench.run(bench.by_column())
+    _, _, _, nothing, _ = engine.calls
+    for number, prompt in enumerate(nothing.prompts):
+        text = bench.tokenizer.decode(prompt)
+        assert text.count(f"question {number}") == 2
+        assert "Why?" not in text
+        assert "thought" not in text
+
+
+def test_the_other_reflection_is_always_another_problems(bench):
+    engine, _ = bench.run(bench.by_column())
+    _, _, own, _, other = engine.calls
+    for number in range(4):
+        assert f"thought {number}" in bench.tokenizer.decode(own.prompts[number])
+        text = bench.tokenizer.decode(other.prompts[number])
+        assert f"thought {number}" not in text
+        assert f"thought {(number + 1) % 4}" in text
+        assert text.count(f"question {number}") == 2
+
+
+def test_where_only_one_failed_there_is_no_other_reflection(bench):
+    _, trials = bench.run(bench.by_column(first=["yes", "yes", "no", "yes"]))
+    assert trials[2].after_other_reflection is None
+    assert trials[2].after_reflection is not None
+    assert trials[2].after_nothing is not None
+
+
+def test_controls_can_be_left_out(bench):
+    engine, trials = bench.run(bench.by_column(), controls=False)
+    assert len(engine.calls) == 3
+    assert {t.after_nothing for t in trials} == {t.after_other_reflection for t in trials} == {None}
+    assert all(t.after_reflection for t in trials)
+
+
+def test_a_leaked_answer_is_noted(bench):
+    texts = ["no"] * 4 + ["leak it", "vague", "leak", ""] + ["no"] * 12
+    _, trials = bench.run(texts)
+    assert [t.leaked for t in trials] == [True, False, True, False]
+
+
+def test_lengths_count_the_stop_token_and_endings_are_kept(bench):
+    _, trials = bench.run(bench.by_column(), reflection_tokens=5)
+    assert trials[0].first_try.tokens == len("no") + 1
+    assert trials[0].first_try.finish_reason == "stop"
+    assert trials[0].reflection_tokens == 5
+
+
+def test_problems_samples_and_seeds_are_the_same_before_and_after_training(bench):
+    before, _ = bench.run(bench.by_column(), "before", problems_at_once=3, samples=2)
+    after, _ = bench.run(bench.by_column(), "after", problems_at_once=3, samples=2)
+    assert [c.sampling for c in before.calls] == [c.sampling for c in after.calls]
+    assert [c.prompts for c in before.calls] == [c.prompts for c in after.calls]
+
+
+def test_every_column_and_chunk_draws_from_a_seed_of_its_own(bench):
+    engine, _ = bench.run(bench.by_column(), problems_at_once=2, samples=2)
+    seeds = [call.sampling.seed for call in engine.calls]
+    assert len(seeds) == 5 * 4
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_several_samples_of_a_problem_are_trials_of_their_own(bench):
+    _, trials = bench.run(bench.by_column(), samples=3)
+    assert len({t.id for t in trials}) == 12
+    assert [t.sample for t in trials] == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_an_evaluation_that_was_cut_off_goes_on_chunk_by_chunk(bench):
+    cut, some = bench.run(bench.by_column(), problems_at_once=2, samples=2, cut_after=1)
+    assert len(some) == 2
+    resumed, trials = bench.run(bench.by_column(), problems_at_once=2, samples=2)
+    assert len(resumed.calls) == 3 * len(cut.calls)
+    assert [(t.sample, t.problem_id) for t in trials] == [
+        (sample, p.id) for sample in range(2) for p in PROBLEMS
+    ]
+
+
+def test_a_chunk_of_which_only_a_part_was_written_is_drawn_again_and_not_doubled(bench):
+    first, whole = bench.run(bench.by_column())
+    path = bench.folder / "before.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    again, trials = bench.run(bench.by_column())
+    assert [c.sampling for c in again.calls] == [c.sampling for c in first.calls]
+    assert trials == whole
+
+
+def test_a_finished_evaluation_asks_nothing_again(bench):
+    bench.run(bench.by_column())
+    engine, trials = bench.run(bench.by_column())
+    assert engine.calls == []
+    assert len(trials) == 4

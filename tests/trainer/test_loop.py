@@ -1,0 +1,353 @@
+import math
+
+import pytest
+import torch
+
+import mulligan.trainer.loop as training
+from mulligan.config import override_recipe
+from mulligan.engines.local.engine import LocalEngine
+from mulligan.episodes.conversation import Conversations
+from mulligan.episodes.failures import FailureStore
+from mulligan.errors import MulliganError
+from mulligan.interrupt import StoppedEarly, StopRequest
+from mulligan.models.load import load_model
+from mulligan.storage.run_folder import RunFolder
+from mulligan.trainer.loop import Trainer
+from mulligan.types import Attempt, Failure, Sampling, Verdict
+from mulligan.verifiers.pool import InProcessVerifier
+from parity_task import Parity
+from tiny import lines, said, tiny_recipe
+
+WRITTEN = ("metrics.jsonl", "episodes.jsonl", "checkpoints/step-4/model.safetensors")
+
+
+class Bench:
+    """Trains a tiny model in folders of its own, from the same six failures."""
+
+    def __init__(self, folder, model):
+        self.folder, self.model = folder, model
+
+    def train(self, name, *overrides, verify=None, stop=None):
+        """Train into a folder; go on where it has a checkpoint."""
+        recipe = override_recipe(tiny_recipe(self.model), overrides, name)
+        policy, tokenizer = load_model(str(self.model), "float32", "cpu")
+        speak = Conversations(tokenizer, recipe.prompts.reflect)
+        run = RunFolder(self.folder / name)
+        run.path.mkdir(exist_ok=True)
+        with FailureStore(run.failures) as store:
+            for failure in failures(tokenizer, speak):
+                store.append(failure)
+            Trainer(
+                policy=policy,
+                tokenizer=tokenizer,
+                engine=LocalEngine(policy, tokenizer),
+                store=store,
+                conversations=speak,
+                verify=verify or InProcessVerifier(Parity()).verify_many,
+                recipe=recipe,
+                run=run,
+                stop=stop or StopRequest(),
+            ).train()
+        return policy
+
+    def metrics(self, name):
+        return lines(self.folder / name / "metrics.jsonl")
+
+    def episodes(self, name):
+        return lines(self.folder / name / "episodes.jsonl")
+
+    def written(self, name):
+        return [(self.folder / name / file).read_bytes() for file in WRITTEN]
+
+
+def failures(tokenizer, speak, count=6):
+    sampling = Sampling(0.9, 5, 0)
+    for number, problem in enumerate(Parity().problems("train")):
+        if number == count:
+            return
+        tried = Attempt(problem, speak.attempt(problem), said(tokenizer, "a"), Verdict.wrong("odd"))
+        yield Failure(f"failure-{number}", tried, "tiny", sampling)
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_llama, tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("training"), tiny_llama)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(bench):
+    bench.train("uninterrupted")
+    return "uninterrupted"
+
+
+@pytest.fixture
+def start(tiny_llama):
+    """The weights before training."""
+    return dict(load_model(str(tiny_llama), "float32", "cpu")[0].named_parameters())
+
+
+def changed(policy, start):
+    return any(not torch.equal(p, start[name]) for name, p in policy.named_parameters())
+
+
+def test_the_same_seed_trains_to_the_same_bits(bench, uninterrupted):
+    bench.train("again")
+    assert bench.written("again") == bench.written(uninterrupted)
+
+
+def test_another_seed_trains_otherwise(bench, uninterrupted):
+    bench.train("other-seed", "seed=1", "train.steps=1")
+    assert bench.episodes("other-seed")[0] != bench.episodes(uninterrupted)[0]
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_run_that_stopped_and_went_on_equals_one_that_did_not_bit_for_bit(
+    bench, uninterrupted, stop_after
+):
+    name = f"stopped-{stop_after}"
+    with pytest.raises(StoppedEarly, match=f"step {stop_after} of 4"):
+        bench.train(name, f"train.stop_after={stop_after}")
+    assert len(bench.metrics(name)) == stop_after
+    bench.train(name)
+    assert bench.written(name) == bench.written(uninterrupted)
+
+
+def test_a_run_that_died_between_checkpoints_repeats_the_lost_steps_the_same(bench, uninterrupted):
+    calls = []
+
+    def power_cut(pairs):
+        calls.append(pairs)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return InProcessVerifier(Parity()).verify_many(pairs)
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.train("died", verify=power_cut)
+    assert len(bench.metrics("died")) == 3  # and the last checkpoint is of step 2
+    bench.train("died")
+    assert bench.written("died") == bench.written(uninterrupted)
+
+
+def test_a_run_that_has_stopped_where_it_should_is_not_taken_for_finished(bench):
+    for _ in range(2):
+        with pytest.raises(StoppedEarly, match="step 1 of 4"):
+            bench.train("stays", "train.stop_after=1")
+    assert len(bench.metrics("stays")) == 1
+
+
+def test_a_stop_that_is_asked_for_finishes_the_step_and_saves_it(bench):
+    class AfterTwo(StopRequest):
+        asked = 0
+
+        def __call__(self):
+            self.asked += 1
+            return self.asked == 2
+
+    with pytest.raises(StoppedEarly, match="step 2 of 4"):
+        bench.train("asked", "train.checkpoint_every=100", stop=AfterTwo())
+    assert [path.name for path in (bench.folder / "asked" / "checkpoints").iterdir()] == ["step-2"]
+
+
+def test_every_step_has_its_line_and_its_episodes(bench, uninterrupted):
+    metrics, episodes = bench.metrics(uninterrupted), bench.episodes(uninterrupted)
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4]
+    for line in metrics:
+        own = [e for e in episodes if e["step"] == line["step"]]
+        assert len(own) == 3 * 4
+        assert line["reward"] == pytest.approx(sum(e["reward"] for e in own) / 12)
+        lengths = [len(e["episode"]["reflection"]["token_ids"]) for e in own]
+        assert line["reflection_tokens"] == pytest.approx(sum(lengths) / 12)
+        assert line["live_groups"] + line["dead_groups"] == 3
+        assert line["unjudged"] == 0
+        assert not line["skipped"]
+
+
+def test_rewards_are_the_verdicts_and_advantages_add_up_to_nothing(bench, uninterrupted):
+    groups = {}
+    for line in bench.episodes(uninterrupted):
+        episode = line["episode"]
+        assert line["reward"] == float(episode["verdict"]["status"] == "passed")
+        groups.setdefault((line["step"], episode["failure_id"]), []).append(line["advantage"])
+    assert {len(advantages) for advantages in groups.values()} == {4}
+    assert all(sum(advantages) == pytest.approx(0, abs=1e-6) for advantages in groups.values())
+
+
+def test_every_failure_is_seen_once_an_epoch(bench, uninterrupted):
+    seen = [
+        {e["episode"]["failure_id"] for e in bench.episodes(uninterrupted) if e["step"] == step}
+        for step in (1, 2, 3, 4)
+    ]
+    everything = {f"failure-{number}" for number in range(6)}
+    assert seen[0] | seen[1] == seen[2] | seen[3] == everything
+
+
+def test_the_trainer_scores_what_the_engine_drew(bench, uninterrupted):
+    assert all(line["logprob_mismatch"] < 1e-5 for line in bench.metrics(uninterrupted))
+
+
+def test_training_changes_the_weights(bench, start):
+    assert changed(bench.train("moves", "train.steps=2"), start)
+
+
+def always(status):
+    return lambda pairs: [Verdict(status, status) for _ in pairs]
+
+
+def test_a_step_whose_groups_are_all_dead_changes_nothing_and_a_run_of_them_says_so(bench, start):
+    with pytest.raises(MulliganError, match=r"nothing was learned.*warm it up first"):
+        bench.train("dead", verify=always("failed"))
+    lines_of_run = bench.metrics("dead")
+    assert [(m["live_groups"], m["dead_groups"]) for m in lines_of_run] == [(0, 3)] * 4
+    assert {m["loss"] for m in lines_of_run} == {m["gradient_norm"] for m in lines_of_run} == {0.0}
+    assert {m["reward"] for m in lines_of_run} == {0.0}
+    from safetensors.torch import load_file
+
+    trained = load_file(bench.folder / "dead" / "checkpoints" / "step-4" / "model.safetensors")
+    assert all(torch.equal(tensor, start[name]) for name, tensor in trained.items())
+
+
+def test_a_verifier_that_breaks_leaves_episodes_out_and_rewards_none_of_them(bench):
+    def broken_for_half(pairs):
+        verdicts = InProcessVerifier(Parity()).verify_many(pairs)
+        return [Verdict.error("broke") if i % 2 else v for i, v in enumerate(verdicts)]
+
+    bench.train("half", "train.steps=2", verify=broken_for_half)
+    assert [m["unjudged"] for m in bench.metrics("half")] == [6, 6]
+    assert len(bench.episodes("half")) == 2 * 6
+    assert {e["episode"]["verdict"]["status"] for e in bench.episodes("half")} == {
+        "passed",
+        "failed",
+    }
+
+
+def test_a_step_in_which_nothing_could_be_judged_is_still_a_step(bench):
+    with pytest.raises(MulliganError, match="nothing was learned"):
+        bench.train("unjudged", "train.steps=1", verify=always("error"))
+    [line] = bench.metrics("unjudged")
+    assert (line["unjudged"], line["live_groups"], line["dead_groups"]) == (12, 0, 0)
+
+
+@pytest.fixture
+def broken_loss(monkeypatch):
+    """Makes the loss of chosen steps NaN; a step has a loss a live group."""
+
+    def make(bad_steps):
+        true_loss, true_update, step = training.grpo_loss, training.Learner.update, [0]
+
+        def update(self, losses):
+            step[0] += 1
+            return true_update(self, losses)
+
+        def loss(*args, **options):
+            value, parts = true_loss(*args, **options)
+            return (value * math.nan if step[0] in bad_steps else value), parts
+
+        monkeypatch.setattr(training.Learner, "update", update)
+        monkeypatch.setattr(training, "grpo_loss", loss)
+
+    return make
+
+
+def test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted(bench, broken_loss, start):
+    broken_loss({2})
+    bench.train("nan-once")
+    metrics = bench.metrics("nan-once")
+    assert [m["skipped"] for m in metrics] == [False, True, False, False]
+    assert metrics[1]["loss"] is metrics[1]["gradient_norm"] is None
+    assert all(math.isfinite(m["loss"]) for m in metrics if not m["skipped"])
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")
+def test_too_many_skipped_steps_stop_the_run_and_leave_the_weights(bench, broken_loss):
+    broken_loss({1, 2, 3})
+    with pytest.raises(MulliganError, match=r"3 steps had .*max_skipped_steps=2.*Lower"):
+        bench.train("nan-often", "train.max_skipped_steps=2")
+    assert [m["skipped"] for m in bench.metrics("nan-often")] == [True] * 3
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")
+def test_skipped_steps_are_remembered_across_a_stop(bench, broken_loss):
+    broken_loss({1, 2, 3})  # the steps of both parts are counted through
+    with pytest.raises(StoppedEarly):
+        bench.train("nan-stop", "train.max_skipped_steps=2", "train.stop_after=2")
+    with pytest.raises(MulliganError, match=r"3 steps had"):
+        bench.train("nan-stop", "train.max_skipped_steps=2")
+
+
+def test_the_kl_term_is_nothing_at_first_and_grows_as_the_policy_leaves_its_reference(bench):
+    bench.train("kl", "train.kl_beta=0.1")
+    kl = [m["kl"] for m in bench.metrics("kl")]
+    assert kl[0] == pytest.approx(0, abs=1e-6)  # the learning rate of step 1 is 0, so kl[1] too
+    assert all(value > 1e-5 for value in kl[2:])
+
+
+def test_a_resumed_run_keeps_its_reference(bench):
+    bench.train("kl-whole", "train.kl_beta=0.1")
+    with pytest.raises(StoppedEarly):
+        bench.train("kl-stopped", "train.kl_beta=0.1", "train.stop_after=3")
+    bench.train("kl-stopped", "train.kl_beta=0.1")
+    assert bench.written("kl-stopped") == bench.written("kl-whole")
+
+
+@pytest.mark.parametrize(("dead_groups", "differs"), [("skip", False), ("keep", True)])
+def test_the_kl_term_of_dead_groups_is_kept_or_not_as_the_recipe_says(bench, dead_groups, differs):
+    """Step 3 sees dead groups only, far from the reference: their KL term alone can move it."""
+    calls = []
+
+    def dead_at_last(pairs):
+        calls.append(pairs)
+        if len(calls) == 3:
+            return always("failed")(pairs)
+        return InProcessVerifier(Parity()).verify_many(pairs)
+
+    name = f"dead-{dead_groups}"
+    overrides = ["train.kl_beta=0.5", "train.steps=3", f"train.dead_groups={dead_groups}"]
+    bench.train(name, *overrides, verify=dead_at_last)
+    last = bench.metrics(name)[-1]
+    assert last["live_groups"] == 0
+    assert (last["gradient_norm"] > 0) == differs
+    assert (last["kl"] > 0) == differs
+
+
+def test_dead_groups_count_in_the_normaliser(bench):
+    """The gradient is the same whether a dead group is left out or adds next to nothing."""
+
+    def first_group_dies(pairs):
+        judged = InProcessVerifier(Parity()).verify_many(pairs)
+        return [Verdict.wrong()] * 4 + judged[4:]
+
+    norms = []
+    for name, *overrides in (
+        ("left-out", "train.dead_groups=skip", "train.kl_beta=0"),
+        ("kept", "train.dead_groups=keep", "train.kl_beta=1e-9"),
+    ):
+        bench.train(name, "train.steps=1", *overrides, verify=first_group_dies)
+        [line] = bench.metrics(name)
+        assert line["dead_groups"] == 1
+        norms.append(line["gradient_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+    assert norms[0] > 0
+
+
+def test_splitting_the_work_to_fit_changes_nothing_that_matters(bench, uninterrupted):
+    bench.train("split", "train.tokens_at_once=80", "train.steps=1")
+    whole, split = bench.metrics(uninterrupted)[0], bench.metrics("split")[0]
+    assert split["gradient_norm"] == pytest.approx(whole["gradient_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["dapo", "dr_grpo"])
+def test_the_other_losses_train_too(bench, start, loss):
+    policy = bench.train(f"loss-{loss}", f"train.loss={loss}", "train.steps=2")
+    assert changed(policy, start)
+
+
+def test_too_few_failures_for_a_batch_are_refused(bench):
+    with pytest.raises(MulliganError, match=r"holds 6, and a batch takes 7"):
+        bench.train("few", "train.failures=7")
+
+
+def test_another_architecture_trains_to_the_same_bits_too(tiny_qwen2, tmp_path):
+    bench = Bench(tmp_path, tiny_qwen2)
+    for name in ("one", "two"):
+        bench.train(name)
+    assert bench.written("one") == bench.written("two")

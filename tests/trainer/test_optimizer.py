@@ -1,0 +1,83 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mulligan.trainer.optimizer import Learner
+
+
+def make(steps=10, **changes):
+    policy = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        policy.weight.copy_(torch.tensor([[1.0, 2.0]]))
+    settings = {"learning_rate": 0.1, "schedule": "constant", "warmup_share": 0.0}
+    return policy, Learner(policy, steps=steps, dtype="float32", **(settings | changes))
+
+
+def loss_of(policy, scale=1.0):
+    return lambda: (policy.weight * torch.tensor([[3.0, 4.0]])).sum() * scale
+
+
+def test_an_update_sums_its_losses_and_tells_the_norm_before_clipping():
+    policy, learner = make()
+    update = learner.update([loss_of(policy), loss_of(policy)])
+    assert update.loss == pytest.approx(22.0)
+    assert update.gradient_norm == pytest.approx(10.0)
+    assert update.applied
+    # The first step of AdamW moves each weight by the learning rate against its sign.
+    assert policy.weight.tolist() == [pytest.approx([0.9, 1.9], abs=1e-5)]
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_leaves_the_weights_as_they_were(scale):
+    policy, learner = make()
+    learner.update([loss_of(policy)])
+    before = policy.weight.detach().clone()
+    averages = {k: v.clone() for k, v in learner.optimizer.state[policy.weight].items()}
+    update = learner.update([loss_of(policy), loss_of(policy, scale)])
+    assert not update.applied
+    assert torch.equal(policy.weight, before)
+    after = learner.optimizer.state[policy.weight]
+    assert all(torch.equal(after[name], averages[name]) for name in averages)
+    assert learner.update([loss_of(policy)]).applied
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_leaves_the_weights_too():
+    policy, learner = make()
+    before = policy.weight.detach().clone()
+    # The square root is 0 at 0, and its slope there is infinite.
+    update = learner.update([lambda: (policy.weight - before).abs().sum().sqrt()])
+    assert update.loss == 0.0
+    assert not update.applied
+    assert torch.equal(policy.weight, before)
+
+
+def test_nothing_to_learn_changes_nothing():
+    policy, learner = make(weight_decay=0.1)
+    before = policy.weight.detach().clone()
+    update = learner.update([])
+    assert (update.loss, update.gradient_norm, update.applied) == (0.0, 0.0, True)
+    assert torch.equal(policy.weight, before)
+
+
+def test_the_learning_rate_rises_and_then_follows_a_cosine_to_zero():
+    policy, learner = make(steps=10, schedule="cosine", warmup_share=0.15)
+    rates = [learner.update([loss_of(policy)]).learning_rate for _ in range(10)]
+    assert rates[:3] == pytest.approx([0.0, 0.05, 0.1])
+    expected = [0.05 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
+    assert rates[2:] == pytest.approx(expected)
+
+
+def test_the_learning_rate_can_stay_where_it_is():
+    policy, learner = make()
+    assert {learner.update([loss_of(policy)]).learning_rate for _ in range(4)} == {0.1}
+
+
+def test_parameters_that_need_no_gradient_stay_out_of_the_optimiser():
+    policy = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    policy[0].requires_grad_(False)
+    settings = {"learning_rate": 0.1, "schedule": "constant", "warmup_share": 0.0}
+    learner = Learner(policy, steps=1, dtype="float32", **settings)
+    assert sum(len(group["params"]) for group in learner.optimizer.param_groups) == 2
