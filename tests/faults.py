@@ -209,12 +209,12 @@ def observe(run: Path, write: Callable[..., None], where: Whereabouts) -> None:
             where.wrote()
         return written
 
-    def telling_newest(checkpoints: Any) -> Path | None:
-        path = newest(checkpoints)
-        if path is not None:
-            verify(path)
-            write("picked", path.name)
-        return path
+    def telling_newest(checkpoints: Any) -> int | None:
+        step = newest(checkpoints)
+        if step is not None:
+            verify(checkpoints.path(step))
+            write("picked", checkpoints.path(step).name)
+        return step
 
     def telling(stage: Any) -> Callable[[Any], None]:
         def work(session: Any) -> None:

@@ -10,7 +10,7 @@ import time
 import pytest
 import yaml
 
-from mulligan.cli import STOPPED
+from mulligan.cli.console import STOPPED
 from tiny import CHATML, lines, make_model_folder, run_cli, write_recipe
 
 STARTS_WITHOUT = "torch", "transformers", "datasets", "matplotlib"

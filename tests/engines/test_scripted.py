@@ -1,6 +1,6 @@
 import pytest
-from engine_models import EOS, NumberTokenizer
 
+from engine_models import EOS, NumberTokenizer
 from mulligan.engines.scripted import ScriptedEngine
 from mulligan.errors import MulliganError
 from mulligan.types import Sampling

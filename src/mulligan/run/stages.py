@@ -25,11 +25,15 @@ class Stage:
     """One step on the way from a recipe to a report."""
 
     name: str
+    command: str
+    """The command that runs it alone."""
     says: str
     """What it does, in the method's words."""
     run: Callable[[Session], None]
     needs: tuple[str, ...] = ()
     """Stages that must be done before."""
+    lost: Callable[[Session], str | None] = lambda session: None
+    """Names what the stage made where that has been lost since, so that it is made again."""
 
 
 def warm_up_stage(session: Session) -> None:
@@ -109,9 +113,9 @@ def train_stage(session: Session) -> None:
     recipe, run = session.recipe, session.run
     policy, tokenizer = session.load(session.start_model)
     steps = recipe.train.steps
-    newest = Checkpoints(run.checkpoints, recipe.train.keep_checkpoints).newest()
+    done = Checkpoints(run.checkpoints, recipe.train.keep_checkpoints).newest()
     with session.progress("train", steps) as advance, FailureStore(run.failures) as store:
-        advance(int(newest.name.removeprefix("step-")) if newest else 0)
+        advance(done or 0)
 
         def progress(line: StepMetrics) -> None:
             note = f"retries that pass {line.reward:.0%}, {line.reflection_tokens:.0f} tokens"
@@ -131,6 +135,15 @@ def train_stage(session: Session) -> None:
         ).train()
 
 
+def lost_checkpoint(session: Session) -> str | None:
+    """Name the last checkpoint where it is missing or damaged."""
+    from mulligan.storage.checkpoint import Checkpoints
+
+    settings = session.recipe.train
+    checkpoints = Checkpoints(session.run.checkpoints, settings.keep_checkpoints)
+    return None if checkpoints.newest() == settings.steps else str(checkpoints.path(settings.steps))
+
+
 def evaluate_before_stage(session: Session) -> None:
     """Measure first try, second try and controls before training."""
     _evaluate(session, "before", session.start_model)
@@ -142,11 +155,7 @@ def evaluate_after_stage(session: Session) -> None:
 
     settings = session.recipe.train
     checkpoints = Checkpoints(session.run.checkpoints, settings.keep_checkpoints)
-    trained = checkpoints.path(settings.steps)
-    if checkpoints.newest() != trained:
-        session.console.print(f"{trained} is missing or damaged: its steps are done again.")
-        train_stage(session)
-    _evaluate(session, "after", trained)
+    _evaluate(session, "after", checkpoints.path(settings.steps))
     checkpoints.mark_best(settings.steps)
 
 
@@ -193,44 +202,78 @@ def report_stage(session: Session) -> None:
 
 
 STAGES = (
-    Stage("warmup", "Show the model the form of the task, where it is below reach.", warm_up_stage),
-    Stage("collect", "Let the model try; keep what it fails.", collect_stage, ("warmup",)),
+    Stage(
+        "warmup",
+        "warmup",
+        "Show the model the form of the task, where it is below reach.",
+        warm_up_stage,
+    ),
+    Stage(
+        "collect",
+        "collect",
+        "Let the model try; keep what it fails.",
+        collect_stage,
+        needs=("warmup",),
+    ),
     Stage(
         "evaluate-before",
+        "evaluate",
         "Measure first try, second try and controls before training.",
         evaluate_before_stage,
-        ("warmup",),
+        needs=("warmup",),
     ),
-    Stage("train", "Reflect, retry, reward.", train_stage, ("collect",)),
+    Stage(
+        "train",
+        "train",
+        "Reflect, retry, reward.",
+        train_stage,
+        needs=("collect",),
+        lost=lost_checkpoint,
+    ),
     Stage(
         "evaluate-after",
+        "evaluate",
         "Measure the same again after training.",
         evaluate_after_stage,
-        ("train",),
+        needs=("train",),
     ),
-    Stage("report", "Write the page that a person reads.", report_stage, ("evaluate-before",)),
+    Stage(
+        "report",
+        "report",
+        "Write the page that a person reads.",
+        report_stage,
+        needs=("evaluate-before",),
+    ),
 )
 
 
 def run_stages(session: Session, names: Sequence[str]) -> None:
     """Run some stages in order; those that are done already are passed over.
 
-    The report is written anew each time: it costs little, and shows what is there.
+    What a stage needs and a stage before it made is made again where it was lost. The report is
+    written anew each time: it costs little, and shows what is there.
 
     Raises:
         MulliganError: a stage that one of them needs is not done.
     """
     for stage in (each for each in STAGES if each.name in names):
-        missing = [need for need in stage.needs if not session.is_done(need)]
-        if missing:
-            raise MulliganError(
-                f"Stage {stage.name!r} needs {missing[0]!r} first: "
-                f"run `mulligan {missing[0].split('-')[0]} {session.run.path}`."
-            )
         if stage.name != "report" and session.is_done(stage.name):
             session.console.print(f"{stage.name}: done before")
             continue
-        with memory_errors(stage.name):
-            stage.run(session)
-        if not session.is_done(stage.name):
-            session.mark_done(stage.name)
+        for needed in (each for each in STAGES if each.name in stage.needs):
+            if not session.is_done(needed.name):
+                raise MulliganError(
+                    f"Stage {stage.name!r} needs {needed.name!r} first: "
+                    f"run `mulligan {needed.command} {session.run.path}`."
+                )
+            if lost := needed.lost(session):
+                session.console.print(f"{lost} is missing or damaged: {needed.name} goes on first.")
+                _run(needed, session)
+        _run(stage, session)
+
+
+def _run(stage: Stage, session: Session) -> None:
+    with memory_errors(stage.name):
+        stage.run(session)
+    if not session.is_done(stage.name):
+        session.mark_done(stage.name)

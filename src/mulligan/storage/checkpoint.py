@@ -98,8 +98,8 @@ class Checkpoints:
         self._tidy()
         return path
 
-    def newest(self) -> Path | None:
-        """Return the newest complete checkpoint; None where there is none.
+    def newest(self) -> int | None:
+        """Return the step of the newest complete checkpoint; None where there is none.
 
         Damaged ones are named in a warning and passed over. What killed saves left is removed.
 
@@ -114,7 +114,7 @@ class Checkpoints:
             else:
                 self._newest = step
                 self._tidy()
-                return self.path(step)
+                return step
         self._newest = 0
         self._tidy()
         return None
@@ -155,7 +155,7 @@ class Checkpoints:
         return sorted(int(name.group(1)) for name in names if name)
 
     def path(self, step: int) -> Path:
-        """Return where the checkpoint of a step lies."""
+        """Return the folder of the checkpoint of a step."""
         return self.folder / f"step-{step}"
 
     def _tidy(self) -> None:

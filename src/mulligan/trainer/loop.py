@@ -263,7 +263,7 @@ class Trainer:
         if newest is None:
             return 0, 0
         state = load_training_state(
-            newest,
+            checkpoints.path(newest),
             model=self.policy,
             optimizer=learner.optimizer,
             scheduler=learner.scheduler,

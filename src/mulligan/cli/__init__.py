@@ -1,0 +1,44 @@
+"""The command line, in the words of the method: each command a thin function."""
+
+import sys
+
+import typer
+
+from mulligan.cli import results, stages, tasks
+from mulligan.cli.console import print_error, set_up_log
+from mulligan.errors import MulliganError
+
+COMMANDS = (
+    stages.demo,
+    stages.run,
+    stages.warmup,
+    stages.collect,
+    stages.train,
+    stages.evaluate,
+    results.report,
+    results.show,
+    tasks.tasks,
+    tasks.validate,
+    tasks.new_task,
+)
+"""In the order in which ``--help`` lists them; ``new_task`` is typed as ``new-task``."""
+
+app = typer.Typer(
+    help="A second chance for small language models, and learning from it: "
+    "fail, reflect, retry, and when the retry passes, reward the reflection.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; errors that a user can fix come as one message."""
+    set_up_log()
+    try:
+        app()
+    except MulliganError as error:
+        print_error(error)
+        sys.exit(1)

@@ -1,0 +1,31 @@
+"""Where commands print: results to standard output, errors and the log to standard error."""
+
+import logging
+import sys
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+STOPPED = 130
+"""Exit status of a run that was asked to stop, as shells have it for Ctrl-C."""
+
+console = Console(width=None if sys.stdout.isatty() else 110)  # in a log, no table is cut short
+_errors = Console(stderr=True)
+
+
+def set_up_log() -> None:
+    """Send the log of the package to standard error."""
+    logging.basicConfig(
+        level="WARNING",
+        format="%(message)s",
+        handlers=[RichHandler(console=_errors, show_path=False, show_time=False)],
+    )
+    logging.getLogger("mulligan").setLevel("INFO")
+
+
+def print_error(error: Exception) -> None:
+    """Print an error as one message; terminal escapes in it are shown as text."""
+    from mulligan.report.markup import visible
+
+    _errors.print("[bold red]error[/]", end=" ")
+    _errors.print(visible(str(error)), markup=False, highlight=False, soft_wrap=True)

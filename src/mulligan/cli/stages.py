@@ -1,0 +1,117 @@
+"""Commands that do the work of a run: all of its stages, or one of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mulligan.cli.console import STOPPED, console
+from mulligan.cli.options import Overwrite, Resume, Runs, Settings, Target, find_run
+from mulligan.cli.results import show_table
+from mulligan.config import Recipe, load_recipe
+from mulligan.errors import MulliganError
+from mulligan.storage.atomic import remove_folder
+from mulligan.storage.lock import hold
+from mulligan.storage.run_folder import RunFolder
+
+
+def demo(runs: Runs = Path("runs"), resume: Resume = False, overwrite: Overwrite = False) -> None:
+    """Run the whole method on a real model, on two CPU cores: about ten minutes."""
+    recipe = Path(__file__).parents[1] / "recipes" / "demo.yaml"
+    run(recipe, None, runs, resume, overwrite)
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/demo.yaml.")],
+    settings: Settings = None,
+    runs: Runs = Path("runs"),
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run all stages of a recipe, into one run folder."""
+    from mulligan.run.session import refuse_changed_settings
+    from mulligan.run.stages import STAGES
+
+    loaded = load_recipe(recipe, settings or ())
+    folder = RunFolder(runs / loaded.name)
+    if folder.path.exists() and any(folder.path.iterdir()):
+        _refuse_other_folders(folder)
+        if overwrite:
+            _remove_run(folder)
+        elif not resume:
+            raise MulliganError(
+                f"The run {folder.path} exists already. Go on with it by --resume, delete it by "
+                "--overwrite, or choose another name by name=..."
+            )
+        elif folder.config.exists():
+            refuse_changed_settings(folder, loaded)
+    _run_stages(loaded, folder, [stage.name for stage in STAGES])
+    show_table(folder)
+    console.print(f"Report written to [bold]{folder.report}[/]")
+
+
+def warmup(target: Target, settings: Settings = None, runs: Runs = Path("runs")) -> None:
+    """Show the model the form of the task, supervised, where it is below the method's reach."""
+    _run_some(target, settings, runs, ["warmup"])
+
+
+def collect(target: Target, settings: Settings = None, runs: Runs = Path("runs")) -> None:
+    """Let the model try the training problems, and keep what it fails."""
+    _run_some(target, settings, runs, ["warmup", "collect"])
+
+
+def train(target: Target, settings: Settings = None, runs: Runs = Path("runs")) -> None:
+    """Reflect on the failures, retry, and reward the reflections that led to a pass."""
+    _run_some(target, settings, runs, ["train"])
+
+
+def evaluate(target: Target, settings: Settings = None, runs: Runs = Path("runs")) -> None:
+    """Measure first try, second try and controls, before training and, once trained, after."""
+    from mulligan.run.session import stages_done
+
+    folder = _run_some(target, settings, runs, ["warmup", "evaluate-before"])
+    if "train" in stages_done(folder):
+        _run_some(folder.path, None, runs, ["evaluate-after"])
+    show_table(folder)
+
+
+def _run_some(
+    target: Path, settings: Sequence[str] | None, runs: Path, names: Sequence[str]
+) -> RunFolder:
+    recipe, folder = find_run(target, settings, runs)
+    _run_stages(recipe, folder, names)
+    return folder
+
+
+def _run_stages(recipe: Recipe, folder: RunFolder, names: Sequence[str]) -> None:
+    from mulligan.interrupt import StoppedEarly, StopRequest
+    from mulligan.run.session import open_session
+    from mulligan.run.stages import run_stages
+
+    stop = StopRequest()
+    try:
+        with stop.listening(console), open_session(recipe, folder, console, stop) as session:
+            run_stages(session, names)
+    except StoppedEarly as reached:
+        console.print(f"Stopped at {reached}; everything is saved. Go on with --resume.")
+        raise typer.Exit(STOPPED) from None
+    except KeyboardInterrupt:
+        console.print("Stopped at once; what was saved before stays. Go on with --resume.")
+        raise typer.Exit(STOPPED) from None
+
+
+def _refuse_other_folders(folder: RunFolder) -> None:
+    """Check that a folder is a run's; one killed at its very start holds hidden files only."""
+    visible = [each for each in folder.path.iterdir() if not each.name.startswith(".")]
+    if visible and not folder.config.exists():
+        raise MulliganError(
+            f"{folder.path} is not a run: it has no config.yaml, so it is left alone. "
+            "Choose another name by name=..., or delete it yourself."
+        )
+
+
+def _remove_run(folder: RunFolder) -> None:
+    """Delete a run that no process holds."""
+    with hold(folder.path):
+        remove_folder(folder.path)
