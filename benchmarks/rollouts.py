@@ -98,7 +98,7 @@ def _by_engine(
 ) -> list[list[TokenIds]]:
     groups = engine.generate(prompts, n, Sampling(TEMPERATURE, limit, seed))
     if n == 1:
-        engine.forget()  # the retries end a rollout; after it comes an update of the weights
+        engine.reset_cache()  # the retries end a rollout; after it comes an update of the weights
     return [[completion.token_ids for completion in group] for group in groups]
 
 
@@ -185,7 +185,7 @@ def _fixed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, repeats: 
     for repeat in range(repeats + 1):
         prompts = [tuple(rng.choices(vocabulary, k=FIXED_PROMPT)) for _ in range(FAILURES)]
         sampling = Sampling(TEMPERATURE, FIXED_TOKENS, repeat)
-        engine.forget()
+        engine.reset_cache()
         work = partial(engine.generate, prompts, SAMPLES, sampling)
         taken = seconds(work, model.device)
         rates.append(FAILURES * SAMPLES * FIXED_TOKENS / taken)

@@ -107,7 +107,7 @@ def ours(folder: Path) -> Step:
     trunk, learner = Trunk(policy), trainer.learner()
 
     def step(number: int) -> None:
-        engine.follow(policy, version=number)
+        engine.update_weights(policy, version=number)
         learner.update(trainer.losses(trainer.rollout(number), trunk, None, Sums()))
 
     return lambda number: seconds(partial(step, number), policy.device)

@@ -177,3 +177,25 @@ def test_where_and_how_far_a_run_goes_may_change():
     before = tiny_recipe()
     overrides = ["train.stop_after=2", "device=cuda", "generate.memory_gib=8"]
     assert changed_settings(before, override_recipe(before, overrides, "new")) == []
+
+
+def test_a_recipe_without_an_engine_generates_locally():
+    assert tiny_recipe().engine.kind == "local"
+
+
+def test_settings_of_an_engine_that_we_do_not_know_stand_under_its_options():
+    recipe = override_recipe(tiny_recipe(), ["engine.kind=mine", "engine.options.port=1"], "it")
+    assert (recipe.engine.kind, recipe.engine.options) == ("mine", {"port": 1})
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("engine.memory=1", r"engine\.memory: unknown name"),
+        ("engine.kind=[1]", r"engine\.kind: "),
+        ("engine=7", r"engine: "),
+    ],
+)
+def test_an_error_in_the_engines_section_is_placed_as_the_recipe_writes_it(override, said):
+    with pytest.raises(MulliganError, match=said):
+        override_recipe(tiny_recipe(), [override], "it")

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+)
 
 from mulligan.errors import MulliganError, nearest
 
@@ -71,6 +80,38 @@ class Generate(Section):
     """Problems that collecting and evaluating put to the engine together."""
     memory_gib: PositiveFloat = 4.0
     """Bound on the engine's key-value caches; larger work is split into waves that fit."""
+
+
+class LocalEngine(Section):
+    """The policy itself generates, on this machine."""
+
+    kind: Literal["local"] = "local"
+
+
+class OtherEngine(Section):
+    """An engine that another package brings."""
+
+    kind: str
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    """Settings of that engine's own."""
+
+
+ENGINES: Mapping[str, type[Section]] = {"local": LocalEngine, "other": OtherEngine}
+"""Sections of the engines' kinds; ``other`` stands for every kind that we do not know."""
+
+
+def _kind_of_engine(settings: Any) -> str:
+    """Return the tag of the engine's section: its kind where we know it, else ``other``."""
+    if isinstance(settings, Section):
+        return next(tag for tag, section in ENGINES.items() if type(settings) is section)
+    kind = settings.get("kind", "local") if isinstance(settings, Mapping) else "local"
+    return kind if isinstance(kind, str) and kind in ENGINES else "other"
+
+
+EngineSettings = Annotated[
+    Annotated[LocalEngine, Tag("local")] | Annotated[OtherEngine, Tag("other")],
+    Discriminator(_kind_of_engine),
+]
 
 
 class Train(Section):
@@ -148,6 +189,8 @@ class Recipe(Section):
     """Every random choice derives from it."""
     prompts: Prompts = Prompts()
     generate: Generate
+    engine: EngineSettings = LocalEngine()
+    """Who generates."""
     verify: Verify = Verify()
     warmup: WarmUp | None = None
     """Left out: the model is used as it is."""
@@ -281,7 +324,7 @@ def _number(text: str) -> str | float:
 
 def _explain(error: Any) -> str:
     """Say what was expected and what came for one of pydantic's errors."""
-    path = ".".join(str(part) for part in error["loc"])
+    path = ".".join(str(part) for part in _without_tags(error["loc"]))
     if error["type"] == "extra_forbidden":
         return f"{path}: unknown name; {nearest(str(error['loc'][-1]), _names(error['loc'][:-1]))}"
     if error["type"] == "missing":
@@ -291,9 +334,17 @@ def _explain(error: Any) -> str:
 
 def _names(section: Sequence[str | int]) -> list[str]:
     """Return the valid names of a section."""
+    if section[:1] == ("engine",):
+        return list(ENGINES[str(section[1])].model_fields)
     model: type[BaseModel] = Recipe
     for part in section:
         annotation = model.model_fields[str(part)].annotation
         kinds = [annotation, *get_args(annotation)]
         model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
     return list(model.model_fields)
+
+
+def _without_tags(path: Sequence[str | int]) -> list[str | int]:
+    """Drop the engine's tag from the place of an error: no recipe writes it there."""
+    tagged = path[:1] == ("engine",) and len(path) > 1 and path[1] in ENGINES
+    return [*path[:1], *path[2:]] if tagged else list(path)

@@ -38,8 +38,8 @@ def test_a_text_longer_than_the_limit_is_cut():
 def test_calls_and_versions_are_recorded():
     engine = ScriptedEngine(["10"], NumberTokenizer())
     engine.generate([(7, 8)], 1, SAMPLING)
-    engine.follow(None, 3)
-    engine.forget()
+    engine.update_weights(None, 3)
+    engine.reset_cache()
     assert engine.calls[0].prompts == ((7, 8),)
     assert (engine.calls[0].n, engine.calls[0].sampling) == (1, SAMPLING)
-    assert (engine.policy_version, engine.followed) == (3, [3])
+    assert (engine.policy_version, engine.updates) == (3, [3])

@@ -1,9 +1,28 @@
 """What an engine is: whoever generates tokens."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
+from mulligan.errors import MulliganError
 from mulligan.types import Completion, Sampling, TokenIds
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What an engine can do."""
+
+    token_ids: bool
+    """Takes prompts as token ids, and returns the ids that it sampled."""
+    logprobs: bool
+    """Returns the log-probability of each token that it sampled."""
+    weights: bool
+    """Takes new weights."""
+    exact: bool
+    """Its log-probs are the trainer's but for rounding, so a loss needs no importance weights."""
 
 
 class Engine(Protocol):
@@ -12,6 +31,16 @@ class Engine(Protocol):
     An engine reuses prefixes by itself within one policy version: the n samples of a prompt share
     it, and a prompt that continues an earlier prompt and its completion continues that cache.
     """
+
+    @property
+    def abilities(self) -> Abilities:
+        """What it can do."""
+        ...
+
+    @property
+    def policy_version(self) -> int:
+        """The version of the weights that it generates with; 0 for those it was made with."""
+        ...
 
     def generate(
         self, prompts: Sequence[TokenIds], n: int, sampling: Sampling
@@ -26,9 +55,56 @@ class Engine(Protocol):
         """
         ...
 
-    def forget(self) -> None:
+    def update_weights(self, policy: "nn.Module", version: int) -> None:
+        """Take over the policy's weights as this version, and reset every cache.
+
+        Raises:
+            MulliganError: the engine cannot take these weights.
+        """
+        ...
+
+    def reset_cache(self) -> None:
         """Drop every cache: what follows equals, to the last bit, what a new engine gives.
 
         Work that may be cut off and done again calls this where it begins.
         """
         ...
+
+    def close(self) -> None:
+        """Release what the engine holds, such as a server that it started; twice is harmless."""
+        ...
+
+
+def require_trainable(kind: str, abilities: Abilities) -> None:
+    """Check that an engine can serve a training run.
+
+    Raises:
+        MulliganError: it takes no weights, or no token ids.
+    """
+    lacking = [
+        what
+        for what, can in (
+            ("take new weights", abilities.weights),
+            ("take and return token ids", abilities.token_ids),
+        )
+        if not can
+    ]
+    if lacking:
+        raise MulliganError(
+            f"Training needs an engine that generates with the newest weights and returns the "
+            f"tokens it sampled; the engine {kind!r} cannot {' or '.join(lacking)}. "
+            "Use engine.kind=local or engine.kind=vllm."
+        )
+
+
+def require_version(engine: Engine, version: int) -> None:
+    """Check that an engine generates with the weights of a version.
+
+    Raises:
+        MulliganError: it holds others.
+    """
+    if engine.policy_version != version:
+        raise MulliganError(
+            f"The engine generates with weights of version {engine.policy_version}, but this step "
+            f"needs version {version}. Nothing of the step is kept; go on with --resume."
+        )

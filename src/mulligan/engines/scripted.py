@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mulligan.engines.base import Abilities
 from mulligan.errors import MulliganError
 from mulligan.types import Completion, Sampling, TokenIds
 
@@ -42,9 +43,14 @@ class ScriptedEngine:
     policy_version: int = 0
     calls: list[Call] = field(default_factory=list)
     """Every call so far."""
-    followed: list[int] = field(default_factory=list)
+    updates: list[int] = field(default_factory=list)
     """Every version that was announced, in order."""
     _used: int = 0
+
+    @property
+    def abilities(self) -> Abilities:
+        """What a model on this machine can do, or seems to: a script has no weights."""
+        return Abilities(token_ids=True, logprobs=True, weights=True, exact=True)
 
     def generate(
         self, prompts: Sequence[TokenIds], n: int, sampling: Sampling
@@ -60,13 +66,16 @@ class ScriptedEngine:
             for i, prompt in enumerate(prompts)
         ]
 
-    def follow(self, policy: object, version: int) -> None:
+    def update_weights(self, policy: object, version: int) -> None:
         """Note a new policy version; a script has no weights."""
         self.policy_version = version
-        self.followed.append(version)
+        self.updates.append(version)
 
-    def forget(self) -> None:
+    def reset_cache(self) -> None:
         """Do nothing: a script keeps no cache."""
+
+    def close(self) -> None:
+        """Do nothing: a script holds nothing."""
 
     def _text(self, prompt: TokenIds, i: int, j: int) -> str:
         if callable(self.script):

@@ -93,7 +93,7 @@ class OpenAIEngine:
     def __repr__(self) -> str:
         return f"OpenAIEngine(host={self._host!r}, model={self._model!r})"
 
-    def forget(self) -> None:
+    def reset_cache(self) -> None:
         """Do nothing: the server keeps its caches to itself."""
 
     def generate(

@@ -48,7 +48,7 @@ def collect(
     """
     for number, chunk in enumerate(_chunks(problems, at_once)):
         if str(number) not in log:
-            engine.forget()
+            engine.reset_cache()
             drawn = Sampling(
                 sampling.temperature,
                 sampling.max_tokens,

@@ -78,7 +78,7 @@ def evaluate(
         if not all(each in log for each in ids):
             # A chunk that was cut off is generated whole again: what is drawn depends on the
             # chunk, and the lines that are there already come out the same and are not doubled.
-            engine.forget()
+            engine.reset_cache()
             chunk = _Chunk(engine, conversations, verify, leaks, protocol, when, number, sample)
             for trial in chunk.trials(problems):
                 log.append(trial)

@@ -23,6 +23,8 @@ from rich.progress import (
 
 from mulligan import __version__
 from mulligan.config import Recipe, as_yaml, changed_settings, check_recipe, read_yaml
+from mulligan.engines.base import Engine
+from mulligan.engines.registry import Surroundings, find_engine
 from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
 from mulligan.interrupt import StopRequest
@@ -38,9 +40,6 @@ from mulligan.verifiers.pool import Verifier, verifier_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from mulligan.engines.local.engine import LocalEngine
-
 FORMAT = 1
 """Version of the run folder's format; raised whenever older code would misread a run."""
 
@@ -56,6 +55,7 @@ class Session:
         self.console = console
         self.stop = stop
         self._stack = stack
+        self._engine = ExitStack()
         self._errors = ErrorShare(recipe.verify.max_error_share)
 
     @cached_property
@@ -102,20 +102,17 @@ class Session:
         """The model that training starts from: warmed up where the recipe has a warm-up."""
         return str(self.run.warmed_up) if self.recipe.warmup else self.recipe.model
 
-    def engine(
-        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
-    ) -> "LocalEngine":
-        """Return the engine that generates with a model."""
-        import torch
-
-        from mulligan.engines.local.engine import LocalEngine
-
-        return LocalEngine(
-            model,
-            tokenizer,
-            dtype=getattr(torch, self.recipe.dtype),
-            memory_gib=self.recipe.generate.memory_gib,
+    def engine(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Engine:
+        """Return the engine that generates with a model; the one of an earlier stage is closed."""
+        self._engine.close()
+        settings = self.recipe.engine
+        engine = find_engine(settings.kind).make(
+            {**settings.model_dump(), "memory_gib": self.recipe.generate.memory_gib},
+            Surroundings(model, tokenizer, self.recipe.dtype, self.run.path / "engine"),
         )
+        self._engine = self._stack.enter_context(ExitStack())
+        self._engine.callback(engine.close)
+        return engine
 
     def conversations(self, tokenizer: "PreTrainedTokenizerBase") -> Conversations:
         """Return the three prompts in the recipe's words."""

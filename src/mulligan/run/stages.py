@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mulligan.engines.base import require_trainable
+from mulligan.engines.registry import find_engine
 from mulligan.episodes.collect import Collected, collect, collected_key
 from mulligan.episodes.failures import FailureStore
 from mulligan.errors import MulliganError
@@ -254,8 +256,12 @@ def run_stages(session: Session, names: Sequence[str]) -> None:
     written anew each time: it costs little, and shows what is there.
 
     Raises:
-        MulliganError: a stage that one of them needs is not done.
+        MulliganError: a stage that one of them needs is not done, or the recipe's engine cannot
+            serve training that is asked for.
     """
+    if "train" in names:  # said now, not after the hours that collecting may take
+        kind = session.recipe.engine.kind
+        require_trainable(kind, find_engine(kind).abilities)
     for stage in (each for each in STAGES if each.name in names):
         if stage.name != "report" and session.is_done(stage.name):
             session.console.print(f"{stage.name}: done before")

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mulligan.config import Recipe
-from mulligan.engines.local.engine import LocalEngine
+from mulligan.engines.base import Engine, require_version
 from mulligan.episodes.conversation import Conversations
 from mulligan.episodes.failures import FailureStore
 from mulligan.episodes.rollout import Verify, reflect_and_retry
@@ -94,7 +94,7 @@ class Trainer:
 
     policy: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    engine: LocalEngine
+    engine: Engine
     store: FailureStore
     conversations: Conversations
     verify: Verify
@@ -127,9 +127,10 @@ class Trainer:
             RecordLog(self.run.episodes, TrainedEpisode, lambda record: record.id) as episodes_log,
         ):
             for step in range(done + 1, last + 1):
-                self.engine.follow(self.policy, version=step)
+                self.engine.update_weights(self.policy, version=step)
                 started = time.perf_counter()
                 groups = self.rollout(step)
+                require_version(self.engine, step)
                 rolled_out = time.perf_counter()
                 sums = Sums()
                 update = learner.update(self.losses(groups, trunk, reference, sums))

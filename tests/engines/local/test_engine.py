@@ -230,7 +230,7 @@ def test_following_new_weights_forgets_every_cache_and_raises_the_version():
     first = engine.generate(prompts, 2, GREEDY)
     other = tiny_model(seed=1)
     policy.load_state_dict(other.state_dict())
-    engine.follow(policy, 7)
+    engine.update_weights(policy, 7)
     assert engine.policy_version == 7
     longer = continuations(prompts, first)
     for prompt, [completion] in zip(longer, engine.generate(longer, 1, GREEDY), strict=True):
@@ -246,7 +246,7 @@ def test_a_copy_in_another_type_generates_with_the_weights_it_followed(dtype):
     other = tiny_model(seed=1)
     policy.load_state_dict(other.state_dict())
     assert ids_of(engine.generate(prompts, 1, GREEDY)) == before
-    engine.follow(policy, 1)
+    engine.update_weights(policy, 1)
     after = ids_of(engine.generate(prompts, 1, GREEDY))
     assert after == ids_of(engine_for(other, dtype=dtype).generate(prompts, 1, GREEDY))
     assert after != before
@@ -256,7 +256,7 @@ def test_a_copy_in_another_type_generates_with_the_weights_it_followed(dtype):
 def test_following_a_model_of_another_shape_names_the_parameter():
     engine = engine_for(tiny_model("qwen2"), dtype=torch.float64)
     with pytest.raises(MulliganError, match=r"k_proj\.bias"):
-        engine.follow(tiny_model("llama"), 1)
+        engine.update_weights(tiny_model("llama"), 1)
 
 
 def test_generating_leaves_the_policy_as_it_was():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mulligan.engines.base import Abilities
 from mulligan.engines.local.attention import stream_attention
 from mulligan.engines.local.compatibility import Examination, examine, reason_for_plain_path
 from mulligan.engines.local.decoding import PlannedPrompt, Wave
@@ -37,7 +38,7 @@ class LocalEngine:
         model: a causal language model; training may go on changing it.
         tokenizer: decodes completions.
         dtype: what to compute in; a copy of the weights is kept where the model's own type (or
-            layout, on CPU) differs, and refreshed by ``follow``. The model's own by default.
+            layout, on CPU) differs, and refreshed by ``update_weights``. By default the model's.
         memory_gib: bound for keys and values, in GiB: those in work and those kept for reuse.
         eos_ids: tokens that end a completion; the model's and the tokenizer's own by default.
     """
@@ -61,23 +62,32 @@ class LocalEngine:
         self._said: set[str] = set()
 
     @property
+    def abilities(self) -> Abilities:
+        """Everything: the policy itself generates, or a copy of it."""
+        return Abilities(token_ids=True, logprobs=True, weights=True, exact=True)
+
+    @property
     def model(self) -> PreTrainedModel:
         """The model that generates: the policy itself, or a copy that follows it."""
         return self._copy.model
 
-    def follow(self, policy: nn.Module, version: int) -> None:
-        """Take over the policy's weights as this version, and forget every cache.
+    def update_weights(self, policy: nn.Module, version: int) -> None:
+        """Take over the policy's weights as this version, and reset every cache.
 
         Raises:
             MulliganError: the policy is of another shape than the engine's model.
         """
-        self._copy.follow(policy)
+        self._copy.update_weights(policy)
         self.policy_version = version
-        self.forget()
+        self.reset_cache()
 
-    def forget(self) -> None:
+    def reset_cache(self) -> None:
         """Drop all keys and values."""
         self._store.clear()
+
+    def close(self) -> None:
+        """Drop all keys and values; nothing else is held."""
+        self.reset_cache()
 
     @torch.no_grad()
     def generate(

@@ -62,7 +62,7 @@ class InferenceCopy:
         self.model = model if self._is_policy else self._copy(model)
         self.kind = "the model itself" if self._is_policy else "a copy that follows the policy"
 
-    def follow(self, policy: nn.Module) -> None:
+    def update_weights(self, policy: nn.Module) -> None:
         """Take over the policy's weights.
 
         Raises:
