@@ -193,6 +193,7 @@ def test_little_memory_gives_the_same_samples_in_waves(caplog):
     sampling = Sampling(0.9, 10, seed=3)
     whole = engine_for(model).generate(prompts, 5, sampling)
     caplog.set_level(logging.INFO, "mulligan")
+    caplog.clear()
     split = engine_for(model, memory_gib=4e-4).generate(prompts, 5, sampling)
     assert ids_of(split) == ids_of(whole)
     [line] = [r.message for r in caplog.records if "first wave" in r.message]
