@@ -1,7 +1,9 @@
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from disk_faults import as_nobody, make_read_only, small_disk
 from mulligan.errors import MulliganError
 from mulligan.storage.lock import NAME, hold
+from mulligan.storage.lock import holder as who_holds
 
 HOLDER = """
 import sys, time
@@ -122,3 +125,24 @@ def test_a_run_folder_without_permission_is_named(tmp_path):
 
     tmp_path.chmod(0o555)
     as_nobody(work)
+
+
+def test_who_holds_a_folder_can_be_asked_without_touching_it(tmp_path, holder):
+    assert who_holds(tmp_path) == holder.pid
+    holder.kill()
+    holder.wait()
+    assert who_holds(tmp_path) is None  # the dead one's pid is still written there
+    with hold(tmp_path):
+        assert who_holds(tmp_path) == os.getpid()
+    assert who_holds(tmp_path) is None
+    assert who_holds(tmp_path / "none") is None
+
+
+def test_a_look_at_the_very_moment_of_a_start_does_not_keep_it_from_starting(tmp_path):
+    with hold(tmp_path):
+        pass
+    with (tmp_path / NAME).open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.01, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        with hold(tmp_path):
+            pass

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from mulligan.cli import results, stages, tasks
+from mulligan.cli import overview, results, stages, tasks
 from mulligan.cli.console import print_error, set_up_log
 from mulligan.errors import MulliganError
 
@@ -17,9 +17,11 @@ COMMANDS = (
     stages.evaluate,
     results.report,
     results.show,
+    overview.runs,
     tasks.tasks,
     tasks.validate,
     tasks.new_task,
+    overview.doctor,
 )
 """In the order in which ``--help`` lists them; ``new_task`` is typed as ``new-task``."""
 

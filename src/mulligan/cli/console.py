@@ -1,7 +1,9 @@
 """Where commands print: results to standard output, errors and the log to standard error."""
 
+import json
 import logging
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -29,3 +31,8 @@ def print_error(error: Exception) -> None:
 
     _errors.print("[bold red]error[/]", end=" ")
     _errors.print(visible(str(error)), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_json(content: Any) -> None:
+    """Print JSON for programs, whatever the width of the terminal."""
+    sys.stdout.write(json.dumps(content, indent=1) + "\n")

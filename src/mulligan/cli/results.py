@@ -1,13 +1,11 @@
 """Commands that show what a run has come to."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mulligan.cli.console import console
+from mulligan.cli.console import console, print_json
 from mulligan.cli.options import Json, Runs, Target, find_run
 from mulligan.storage.run_folder import RunFolder
 
@@ -25,7 +23,7 @@ def report(
     if as_json:
         from mulligan.report.table import table, table_as_json
 
-        sys.stdout.write(json.dumps(table_as_json(table(folder.path)), indent=1) + "\n")
+        print_json(table_as_json(table(folder.path)))
         return
     if figures:
         from mulligan.report.export import export_figures

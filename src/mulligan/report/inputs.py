@@ -9,12 +9,11 @@ from mulligan.config import read_yaml
 from mulligan.errors import MulliganError
 from mulligan.report.results import Table, compute
 from mulligan.report.trials import Trials, read_trials
+from mulligan.storage.lines import count_lines
 from mulligan.storage.records import RecordLog
 from mulligan.storage.run_folder import RunFolder
 
 Row = Mapping[str, Any]
-
-_BLOCK = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ def read_run(run: Path) -> RunContent:
         warmup=_rows(folder.warmup_log),
         metrics=_rows(folder.metrics),
         timings=_rows(folder.timings),
-        failures=_count_lines(folder.failures),
+        failures=count_lines(folder.failures),
         trials=trials,
         table=compute(trials),
     )
@@ -66,11 +65,3 @@ def _rows(path: Path) -> Sequence[Row]:
     """Return the records of a file as plain JSON values; a row without a step is its own id."""
     with RecordLog(path, dict[str, Any], key=lambda row: str(row.get("step", row))) as log:
         return tuple(log)
-
-
-def _count_lines(path: Path) -> int:
-    """Count whole lines in constant memory: a store may hold a million failures."""
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))

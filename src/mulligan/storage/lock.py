@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,9 @@ from mulligan.storage.atomic import disk_errors, remove_leftovers
 
 NAME = ".lock"
 """The lock's file in a run folder; empty but for the holder's process id while it is held."""
+
+_ONE_LOOK = 0.05
+"""Seconds, far more than `holder` takes."""
 
 _held: set[int] = set()
 
@@ -45,21 +49,48 @@ def hold(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def holder(folder: Path) -> int | None:
+    """Return the process id of who holds a run folder, or None where nobody does.
+
+    Only reads, so that a folder of another user's will do.
+    """
+    try:
+        with (folder / NAME).open("rb") as file:
+            text = file.read(32).decode("ascii", "replace").strip()
+            if not text.isdigit():
+                return None
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(text)
+    except OSError:
+        return None
+    return None
+
+
 def _take(descriptor: int, folder: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
     except OSError as error:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             raise MulliganError(
                 f"{folder} cannot be locked ({error.strerror}), so two processes could write to "
                 "it at once. Choose a folder on a file system with locks, such as a local disk."
             ) from error
-        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
         raise MulliganError(
-            f"{folder} is in use by another process (pid {holder}). Wait until it has ended, or "
+            f"{folder} is in use by another process (pid {pid}). Wait until it has ended, or "
             "choose another run folder."
         ) from error
     _sign(descriptor, f"{os.getpid()}\n")
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock; try twice, since a `holder` that looks for one moment is in the way."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(_ONE_LOOK)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _sign(descriptor: int, text: str) -> None:

@@ -1,0 +1,161 @@
+"""What this machine has and lacks for a run, and the command that installs what is missing."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from mulligan import __version__
+from mulligan.models.load import DEFAULT_MODEL, INSTALL_DEFAULT_MODEL, cache_folder, packaged_gguf
+
+Level = Literal["ok", "note", "missing"]
+
+NEEDED = ("torch", "transformers", "accelerate", "safetensors", "pydantic")
+"""Distributions whose versions are shown; without them nothing runs."""
+
+OPTIONAL = {
+    "vllm": "generation on a GPU by vLLM",
+    "peft": "LoRA",
+    "reasoning-gym": "tasks named reasoning_gym:NAME",
+    "fastapi": "mulligan watch",
+    "lm-eval": "mulligan forget --tasks",
+    "tensorboard": "track: [tensorboard]",
+    "wandb": "track: [wandb]",
+    "trackio": "track: [trackio]",
+}
+"""Distributions that only some commands need, and what they are for."""
+
+_GIB = 2**30
+_LEAST_MEMORY_GIB = 6.0
+"""What a run of the default model takes at most, with room for the system."""
+_LEAST_DISK_GIB = 5.0
+_SECONDS = 3.0
+"""How long a server may take to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    level: Level
+    """``missing``: the demo cannot run; ``note``: only some commands are concerned."""
+    name: str
+    says: str
+    remedy: str = ""
+    """The command, or the step, that fixes it."""
+
+
+def examine(folder: Path, server: str | None = None) -> list[Check]:
+    """Look at everything a run needs.
+
+    Args:
+        folder: where runs are to be written; its disk is looked at.
+        server: the base URL of a server that generates, such as http://localhost:8000/v1.
+    """
+    checks = [*_versions(), *_devices(), _memory(), _disk(folder), _default_model(), _hub()]
+    if server is not None:
+        checks.append(_server(server))
+    return [*checks, *_optional()]
+
+
+def _versions() -> Iterator[Check]:
+    python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield Check("ok", "mulligan", f"{__version__}, Python {python}")
+    for name in NEEDED:
+        found = _version(name)
+        if found is None:
+            yield Check("missing", name, "not installed", f"pip install {name}")
+        else:
+            yield Check("ok", name, found)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _devices() -> Iterator[Check]:
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        memory = properties.total_memory / _GIB
+        yield Check("ok", f"cuda:{number}", f"{properties.name}, {memory:.0f} GiB")
+    if not torch.cuda.is_available():
+        yield Check("note", "GPU", "none that torch can use: runs use the CPU")
+    yield Check("ok", "CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
+
+
+def _memory() -> Check:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
+    says = f"{total:.1f} GiB"
+    if total < _LEAST_MEMORY_GIB:
+        remedy = "Use a smaller generate.memory_gib and train.tokens_at_once."
+        return Check("note", "memory", f"{says}; the demo is made for 6 GiB", remedy)
+    return Check("ok", "memory", says)
+
+
+def _disk(folder: Path) -> Check:
+    existing = next(each for each in [folder.resolve(), *folder.resolve().parents] if each.exists())
+    if not os.access(existing, os.W_OK):
+        return Check("missing", "disk", f"{existing} cannot be written", "Give --runs FOLDER.")
+    free = shutil.disk_usage(existing).free / _GIB
+    says = f"{free:.1f} GiB free in {existing}"
+    if free < _LEAST_DISK_GIB:
+        return Check("note", "disk", says, "Free some space, or lower train.keep_checkpoints.")
+    return Check("ok", "disk", says)
+
+
+def _default_model() -> Check:
+    if (cache_folder() / DEFAULT_MODEL / "config.json").exists():
+        return Check("ok", DEFAULT_MODEL, f"converted, in {cache_folder()}")
+    if packaged_gguf() is None:
+        return Check("missing", DEFAULT_MODEL, "its package is missing", INSTALL_DEFAULT_MODEL)
+    return Check("ok", DEFAULT_MODEL, "installed; converted on its first use (half a minute)")
+
+
+def _hub() -> Check:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return Check("note", "model hub", "switched off by HF_HUB_OFFLINE")
+    place = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((place.hostname, place.port or 443), _SECONDS).close()
+    except OSError:
+        remedy = f"Name models by folder, or use {DEFAULT_MODEL}."
+        return Check("note", "model hub", "cannot be reached from here", remedy)
+    return Check("ok", "model hub", "can be reached")
+
+
+def _server(url: str) -> Check:
+    import openai
+
+    key = os.environ.get("OPENAI_API_KEY", "none")
+    try:
+        with openai.OpenAI(base_url=url, api_key=key, timeout=_SECONDS, max_retries=0) as client:
+            models = [model.id for model in client.models.list()]
+    except openai.OpenAIError as error:
+        first_line = str(error).partition("\n")[0]
+        return Check("missing", "server", f"{url}: {first_line}", "Start it, or check the URL.")
+    return Check("ok", "server", f"{url} serves {', '.join(models) or 'no model'}")
+
+
+def _optional() -> Iterator[Check]:
+    for name, purpose in OPTIONAL.items():
+        found = _version(name)
+        if found is None:
+            yield Check("note", name, f"not installed; {purpose} needs it", f"pip install {name}")
+        else:
+            yield Check("ok", name, found)
