@@ -118,6 +118,28 @@ def test_a_test_file_of_its_own_is_never_trained_on(rows):
     assert [p.messages[0]["content"] for p in task.problems("test")] == ["Shared?"]
 
 
+def test_a_dev_split_is_taken_out_of_training_and_leaves_the_test_as_it_is(rows):
+    path = rows(*[{"messages": f"Question {n}?", "reference": str(n)} for n in range(300)])
+    without = load_task(path, {"verifier": "exact"})
+    task = load_task(path, {"verifier": "exact", "dev_share": 0.2})
+    ids = {split: {p.id for p in task.problems(split)} for split in ("train", "dev", "test")}
+    assert ids["test"] == {p.id for p in without.problems("test")}
+    assert ids["train"] | ids["dev"] == {p.id for p in without.problems("train")}
+    assert not ids["train"] & ids["dev"]
+    assert 40 <= len(ids["dev"]) <= 80
+
+
+def test_a_dev_file_of_its_own_meets_neither_train_nor_test(rows):
+    test = rows({"messages": "A?", "reference": "1"}, name="test.jsonl")
+    dev = rows(*[{"messages": m, "reference": "1"} for m in ("A?", "B?")], name="dev.jsonl")
+    path = rows(*[{"messages": m, "reference": "1"} for m in ("A?", "B?", "C?")])
+    task = load_task(path, {"verifier": "exact", "test_path": test, "dev_path": dev})
+    asked = {
+        split: [p.messages[0]["content"] for p in task.problems(split)] for split in task.splits
+    }
+    assert asked == {"train": ["C?"], "dev": ["B?"], "test": ["A?"]}
+
+
 def test_rows_that_are_given_twice_count_once(rows):
     path = rows(*[{"messages": "Same?", "reference": "1"}] * 5)
     task = load_task(path, {"verifier": "exact"})
@@ -139,13 +161,16 @@ def test_a_file_is_a_valid_task_with_its_own_wrong_answers(rows):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"messages": "x"}', "line 2: the row has no reference"),
-        ('{"prompt": "x"}', "line 2: the row has no messages and no reference"),
-        ("[1]", "line 2: expected an object, found list"),
-        ("{", "line 2: not a line of JSON"),
-        ('{"messages": [], "reference": "1"}', "line 2: messages should be"),
-        ('{"messages": [{"role": "user"}], "reference": "1"}', "line 2: messages should be"),
-        ('{"messages": "x", "reference": "1", "tools": "t"}', "line 2: tools should be a list"),
+        ('{"messages": "x"}', "line 2: the row has no field 'reference'"),
+        ('{"prompt": "x"}', "line 2: the row has no field 'messages'"),
+        ("[1]", "line 2: a row should be an object with named fields, but is list"),
+        ("{", "line 2: not valid JSON"),
+        ('{"messages": [], "reference": "1"}', "line 2: 'messages' should be text, or a list"),
+        (
+            '{"messages": [{"role": "user"}], "reference": "1"}',
+            "line 2: 'messages' should be text, or a list",
+        ),
+        ('{"messages": "x", "reference": "1", "tools": "t"}', "line 2: 'tools' should be a list"),
     ],
 )
 def test_a_row_without_its_fields_is_named(line, said, tmp_path):
@@ -174,5 +199,5 @@ def test_wrong_options_are_refused(options, said, rows):
 
 def test_a_missing_file_is_refused():
     task = load_task("nowhere.jsonl", {"verifier": "exact"})
-    with pytest.raises(MulliganError, match=r"nowhere.jsonl cannot be read: No such file"):
+    with pytest.raises(MulliganError, match=r"no such file: 'nowhere\.jsonl'"):
         list(task.problems("train"))

@@ -49,6 +49,18 @@ def test_a_sound_task_passes_every_check(validate):
     assert passed(checks.values())
 
 
+HEAD = """    name = "double"
+    def problems(self, split):
+        first = 1000 if split == "test" else 0
+        for number in range(first, first + 60):
+"""
+HEAD_WITH_DEV = """    name = "double"
+    splits = ("train", "dev", "test")
+    def problems(self, split):
+        first = {{"train": 0, "dev": {dev}, "test": 1000}}[split]
+        for number in range(first, first + 60):
+"""
+
 FAULTS = {
     "a wrong reference": (
         "str(2 * number))",
@@ -85,6 +97,30 @@ FAULTS = {
         '10 if split == "test" else 0',
         "splits are disjoint",
         "in the training split and in the test split",
+    ),
+    "a dev split that overlaps": (
+        HEAD,
+        HEAD_WITH_DEV.format(dev=10),
+        "splits are disjoint",
+        "in the training split and in the dev split",
+    ),
+    "a dev split that is empty": (
+        HEAD,
+        HEAD_WITH_DEV.format(dev=500).replace("first + 60", "first + 60 * (split != 'dev')"),
+        "problems can be made",
+        "the dev split has no problems",
+    ),
+    "a split of another name": (
+        'name = "double"',
+        'name = "double"; splits = ("train", "test", "validation")',
+        "problems can be made",
+        "splits lists 'validation'; it may list train, dev, test",
+    ),
+    "no test split": (
+        'name = "double"',
+        'name = "double"; splits = ("train", "dev")',
+        "problems can be made",
+        "splits lacks 'test'",
     ),
     "problems that change with every call": (
         "range(first, first + 60)",
@@ -162,6 +198,13 @@ def test_a_fault_is_found_and_said(fault, validate):
     assert checks[name].result == "failed"
     assert said in checks[name].detail
     assert not passed(checks.values())
+
+
+def test_a_dev_split_is_looked_at_where_the_task_lists_one(validate):
+    without, with_dev = validate(), validate(HEAD, HEAD_WITH_DEV.format(dev=500))
+    assert "there is no dev split" in without["problems can be made"].detail
+    assert with_dev["problems can be made"].detail == "30 train, 30 dev, 30 test looked at"
+    assert passed(with_dev.values())
 
 
 def test_the_offending_problem_is_named_in_the_table(validate):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ from mulligan.storage.lock import hold
 from mulligan.storage.run_folder import RunFolder
 from mulligan.tasks.base import Split, Task
 from mulligan.tasks.registry import load_task
+from mulligan.tasks.splits import first_problems
 from mulligan.types import Problem, Sampling, Verdict
 from mulligan.verifiers.judging import ErrorShare
 from mulligan.verifiers.pool import Verifier, verifier_for
@@ -83,15 +83,9 @@ class Session:
         """Return the first problems of a split.
 
         Raises:
-            MulliganError: there are fewer.
+            MulliganError: there are fewer, or the task has no such split.
         """
-        problems = list(islice(self.task.problems(split), count))
-        if len(problems) < count:
-            raise MulliganError(
-                f"Task {self.recipe.task!r} has {len(problems)} {split} problems, and the recipe "
-                f"asks for {count}. Ask for fewer, or give the task more."
-            )
-        return problems
+        return first_problems(self.task, split, count)
 
     def load(self, model: str | Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
         """Load a model in float32, on the recipe's device."""

@@ -1,13 +1,15 @@
 """What a task is: problems, and a verifier for answers to them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from mulligan.errors import MulliganError
 from mulligan.types import Demonstration, Problem, Verdict
 
-Split = Literal["train", "test"]
+Split = Literal["train", "dev", "test"]
+"""``train`` is learnt from, ``dev`` is what settings are tuned on, ``test`` is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,16 @@ class Task(ABC):
     """Every reason that ``verify`` may give, ``passed`` first."""
     safe: ClassVar[bool] = False
     """True only for verifiers that are bounded in time and memory by construction: they run in
-    process. All others run in worker processes that can be killed (``tasks/isolation.py``)."""
+    process. All others run in worker processes that can be killed (``verifiers/pool.py``)."""
 
+    splits: Sequence[Split] = ("train", "test")
+    """The splits that ``problems`` knows. A task with a dev split lists it here; without that,
+    ``dev`` is never asked for."""
+    without_split: str = (
+        "Use evaluate.split: test, or give the task class one: list it in "
+        'splits = ("train", "dev", "test"), and yield its problems from problems("dev").'
+    )
+    """What to do where a recipe asks for a split that the task lacks."""
     source: TaskSource | None = None
     """Set by ``load_task``; a task made by hand has none, and can only be verified in process."""
 
@@ -44,17 +54,40 @@ class Task(ABC):
     def problems(self, split: Split) -> Iterable[Problem]:
         """Yield the problems of a split, always the same ones in the same order.
 
-        The splits are disjoint by problem id. The iterable may be endless for ``train``.
+        Asked only for the splits in ``splits``, which are disjoint by problem id. The iterable
+        may be endless for ``train``.
         """
 
     @abstractmethod
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Judge one answer. Deterministic; free of side effects that matter."""
 
-    def leaks(self, problem: Problem, reflection: str) -> bool:
-        """Whether a reflection contains a passing answer.
+    def same_answer(self, problem: Problem, one: str, other: str) -> bool:
+        """Whether two answers say the same, right or wrong; optional.
 
-        By default: whether the whole text, or one of its lines, passes.
+        An answer that cannot be read is not the same as any. Needed by rewards that compare
+        answers, such as ``majority``; ``compares_answers`` says whether a task defines it.
+
+        Raises:
+            MulliganError: the task does not define it.
+        """
+        del problem, one, other
+        raise MulliganError(
+            f"The task {self.name!r} cannot say when two answers are the same. Define "
+            f"same_answer(problem, one, other) in its class."
+        )
+
+    @property
+    def compares_answers(self) -> bool:
+        """Whether the task defines ``same_answer``."""
+        return type(self).same_answer is not Task.same_answer
+
+    def leaks(self, problem: Problem, reflection: str) -> bool:
+        """Whether a reflection contains a passing answer, wherever it stands.
+
+        That is wider than what ``verify`` takes for an answer, on purpose: a passing answer that
+        is weighed, denied or quoted gives the answer away all the same. By default: whether the
+        whole text, or one of its lines, passes.
         """
         lines = [line for line in reflection.splitlines() if line.strip()]
         candidates = dict.fromkeys([reflection, *lines])

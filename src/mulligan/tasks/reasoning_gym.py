@@ -1,8 +1,9 @@
 """Any data set of the reasoning-gym package as a task: its score of 1.0 is a pass.
 
-Problems are generated: train and test come from seeds of their own, and a train problem that also
-is a test problem is left out. A data set's entry, which its scorer wants back, holds tuples and
-numbers as keys that JSON does not know; it travels as a Python literal.
+Problems are generated: each split comes from a seed of its own, and a problem that the test has
+too is left out of dev, and one that either has is left out of train. A data set's entry, which
+its scorer wants back, holds tuples and numbers as keys that JSON does not know; it travels as a
+Python literal.
 """
 
 import ast
@@ -21,7 +22,7 @@ from mulligan.types import Problem, Verdict
 
 INSTRUCTION = "\n\nWrite your final answer between <answer> and </answer>."
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-OWN_OPTIONS = ("seed", "train_size", "test_size")
+OWN_OPTIONS = ("seed", "train_size", "test_size", "dev_size")
 
 UNFIT = {
     "codeio": "it runs code that draws random numbers, so its problems change from time to time",
@@ -51,6 +52,7 @@ class ReasoningGym(Task):
         seed: What the problems are drawn from.
         train_size: How many problems are drawn for training; repeated ones count once.
         test_size: How many problems are drawn for the test.
+        dev_size: How many problems are drawn for the dev split; 0 for no dev split.
         config: The data set's own settings, such as ``max_digits``.
 
     Raises:
@@ -58,6 +60,10 @@ class ReasoningGym(Task):
     """
 
     name: ClassVar[str] = "reasoning_gym"
+    without_split = (
+        "Give it one with task_options.dev_size, the number of problems to draw for it, or use "
+        "evaluate.split: test."
+    )
 
     def __init__(
         self,
@@ -65,19 +71,22 @@ class ReasoningGym(Task):
         seed: int = 0,
         train_size: int = 10_000,
         test_size: int = 500,
+        dev_size: int = 0,
         **config: Any,
     ) -> None:
         self.dataset = dataset
         self.config = config
-        self._splits = {
-            "train": _create(dataset, derive_seed(seed, "train") % 2**31, train_size, config),
-            "test": _create(dataset, derive_seed(seed, "test") % 2**31, test_size, config),
+        sizes: dict[Split, int] = {"train": train_size, "dev": dev_size, "test": test_size}
+        self.splits = tuple(split for split, size in sizes.items() if split != "dev" or size)
+        self._entries = {
+            split: _create(dataset, derive_seed(seed, split) % 2**31, sizes[split], config)
+            for split in self.splits
         }
 
     def problems(self, split: Split) -> Iterator[Problem]:
         """Yield the problems of a split, each once."""
-        seen = set() if split == "test" else set(self._test_ids)
-        entries = self._splits[split]
+        seen = set(self._held_out_before(split))
+        entries = self._entries[split]
         for index in range(len(entries)):
             problem = _problem(entries[index])
             if problem.id not in seen:
@@ -98,13 +107,23 @@ class ReasoningGym(Task):
         candidates = dict.fromkeys([*_ANSWER.findall(reflection), *lines])
         return any(self._score(problem, text) == 1 for text in candidates)
 
+    def _held_out_before(self, split: Split) -> set[str]:
+        """Return the ids of problems that a split leaves to others."""
+        if split == "test":
+            return set()
+        return self._test_ids if split == "dev" else self._test_ids | self._dev_ids
+
     @cached_property
     def _test_ids(self) -> set[str]:
         return {problem.id for problem in self.problems("test")}
 
+    @cached_property
+    def _dev_ids(self) -> set[str]:
+        return {problem.id for problem in self.problems("dev")} if "dev" in self.splits else set()
+
     def _score(self, problem: Problem, text: str) -> float:
         entry = ast.literal_eval(problem.given["entry"])
-        return float(self._splits["test"].score_answer(text, entry))
+        return float(self._entries["test"].score_answer(text, entry))
 
 
 def _problem(entry: Mapping[str, Any]) -> Problem:

@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import combinations, islice
 from typing import TYPE_CHECKING, Literal, get_args
 
 from mulligan.errors import MulliganError
@@ -17,7 +17,6 @@ from mulligan.verifiers.pool import IsolatedVerifier, Verifier, verifier_for
 if TYPE_CHECKING:
     from rich.table import Table
 
-SPLITS: tuple[Split, ...] = get_args(Split)
 Result = Literal["ok", "failed", "skipped"]
 
 MALFORMED = ("", " \n\t", "?!", "\x00\x07\x1b[31m", "}{][", "(" * 5000, "I do not know.")
@@ -64,7 +63,7 @@ class _Bench:
     """Everything judged so far, for the checks that look at all verdicts."""
 
     def all(self) -> list[Problem]:
-        return [problem for split in SPLITS for problem in self.problems[split]]
+        return [problem for split in self.problems for problem in self.problems[split]]
 
     def judge(self, pairs: Sequence[tuple[Problem, str]]) -> list[tuple[Problem, str, Verdict]]:
         """Verify answers; answers on which the verifier broke are left to their own check."""
@@ -142,11 +141,17 @@ def _run(name: str, check: Callable[[_Bench], str], bench: _Bench) -> Check:
 
 
 def _make_problems(bench: _Bench) -> str:
-    for split in SPLITS:
+    splits = bench.task.splits
+    if unknown := [split for split in splits if split not in get_args(Split)]:
+        raise _Broken(f"splits lists {unknown[0]!r}; it may list {', '.join(get_args(Split))}")
+    if lacking := [split for split in ("train", "test") if split not in splits]:
+        raise _Broken(f"splits lacks {lacking[0]!r}: every task has train and test")
+    for split in splits:
         bench.problems[split] = _first(bench, split)
         if not bench.problems[split]:
             raise _Broken(f"the {split} split has no problems")
-    return ", ".join(f"{len(bench.problems[split])} {split}" for split in SPLITS) + " looked at"
+    seen = ", ".join(f"{len(bench.problems[split])} {split}" for split in splits)
+    return f"{seen} looked at" + ("" if "dev" in splits else "; there is no dev split")
 
 
 def _first(bench: _Bench, split: Split) -> list[Problem]:
@@ -176,7 +181,7 @@ def _plain(bench: _Bench) -> str:
 
 
 def _unique(bench: _Bench) -> str:
-    for split in SPLITS:
+    for split in bench.problems:
         seen: set[str] = set()
         for problem in bench.problems[split]:
             if problem.id in seen:
@@ -186,14 +191,14 @@ def _unique(bench: _Bench) -> str:
 
 
 def _stable(bench: _Bench) -> str:
-    for split in SPLITS:
+    for split in bench.problems:
         ids = [problem.id for problem in bench.problems[split]]
         again = [problem.id for problem in _first(bench, split)]
         _compare_ids(ids, again, bench.problems[split], f"{split}: asked a second time")
     if bench.task.source is None:
         return "the same twice (not tried in a fresh process: the task was made by hand)"
     with IsolatedVerifier(bench.task.source, workers=1) as fresh:
-        for split in SPLITS:
+        for split in bench.problems:
             ids = [problem.id for problem in bench.problems[split]]
             try:
                 again = fresh.problem_ids(split, bench.count)
@@ -216,11 +221,14 @@ def _compare_ids(ids: list[str], again: list[str], problems: list[Problem], wher
 
 
 def _disjoint(bench: _Bench) -> str:
-    test = {problem.id for problem in bench.problems["test"]}
-    for problem in bench.problems["train"]:
-        if problem.id in test:
-            raise _Broken("it is in the training split and in the test split", problem)
-    return "no training problem is a test problem"
+    names = {"train": "training", "dev": "dev", "test": "test"}
+    for one, other in combinations(bench.problems, 2):
+        ids = {problem.id for problem in bench.problems[other]}
+        for problem in bench.problems[one]:
+            if problem.id in ids:
+                where = f"the {names[one]} split and in the {names[other]} split"
+                raise _Broken(f"it is in {where}", problem)
+    return "no problem is in two splits"
 
 
 def _references_pass(bench: _Bench) -> str:

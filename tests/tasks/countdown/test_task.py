@@ -351,6 +351,27 @@ def test_a_reflection_leaks_when_any_expression_in_it_solves_the_problem(reflect
     assert TASK.leaks(NINETEEN, reflection) is leaks
 
 
+# Answers that say the same
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("3 * 5 + 4 = 19", "4 + 5 × 3", True),
+        ("3 * 5 + 4 = 19", "4 + 5 × 3 = 19", True),
+        ("3 * 5 + 4 = 19", "<answer>4 + 3 * 5 = 19</answer>", True),
+        ("3 + 4 + 5 = 19", "5 + 4 + 3 = 19", True),  # both wrong, and alike
+        ("3 + 4 + 5 = 19", "3 * 5 + 4 = 19", False),
+        ("3 + 4 + 5 = 12", "3 + 4 + 5 = 19", False),
+        ("3 * 4 = 12", "3 * 5 + 4 = 19", False),
+        ("I do not know", "I do not know", False),
+    ],
+)
+def test_answers_are_the_same_when_they_join_the_same_numbers_to_the_same_value(one, other, same):
+    assert TASK.same_answer(NINETEEN, one, other) is same
+    assert TASK.same_answer(NINETEEN, other, one) is same
+
+
 # Problems
 
 

@@ -217,9 +217,9 @@ def test_a_row_without_a_field_is_refused_by_name(task_of):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"test_share": 1.5}, "test_share is from 0 to 1"),
-        ({"answer_share": -1}, "answer_share is from 0 to 1"),
-        ({"test_size": 0}, "test_size is 1 or more"),
+        ({"test_share": 1.5}, "test_share should be between 0 and 1"),
+        ({"answer_share": -1}, "answer_share should be between 0 and 1"),
+        ({"test_size": 0}, "test_size should be at least 1"),
         ({"reflection_shares": {"vage": 1}}, "did you mean 'vague'"),
         ({"reflection_shares": {"vague": 0}}, "at least one kind"),
         ({"reflection_shares": {"vague": -1}}, "0 or more"),
@@ -244,3 +244,34 @@ def test_a_reflection_leaks_if_passing_calls_stand_in_it(task_of, problem):
     assert not task.leaks(problem, f"I should call {right} and the other tool.")
     assert not task.leaks(problem, "I left out the parameter zone, which should be CET.")
     assert not task.leaks(problem, "")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ([PARIS, CET], [CET, PARIS], True),
+        ([PARIS], [{**PARIS, "arguments": {"days": 3.0, "city": "Paris"}}], True),
+        ([PARIS], [{**PARIS, "arguments": {"city": "Paris"}}], False),
+        ([PARIS], [PARIS, PARIS], False),
+        ([{"name": "made_up", "arguments": {}}], [{"name": "made_up", "arguments": {}}], True),
+    ],
+)
+def test_answers_are_the_same_when_their_calls_are_equal_right_or_wrong(
+    task_of, problem, one, other, same
+):
+    task = task_of(row())
+    assert task.same_answer(problem, json.dumps(one), json.dumps(other)) is same
+    assert not task.same_answer(problem, "I cannot.", "I cannot.")
+
+
+def test_a_dev_split_is_taken_out_of_training_and_leaves_the_test_as_it_is(task_of):
+    rows = [row(f"Question {n}?", tools=({**TIME, "name": f"tool_{n}"},)) for n in range(80)]
+    for each in rows:
+        name = json.loads(each["tools"])[0]["name"]
+        each["answers"] = json.dumps([{"name": name, "arguments": {}}])
+    without, task = task_of(*rows), task_of(*rows, dev_share=0.3, dev_size=10)
+    ids = {split: [p.id for p in task.problems(split)] for split in task.splits}
+    assert ids["test"] == [p.id for p in without.problems("test")]
+    assert len(ids["dev"]) == 10
+    assert set(ids["train"]) < {p.id for p in without.problems("train")}
+    assert not set(ids["train"]) & set(ids["dev"])

@@ -32,6 +32,7 @@ from mulligan.tasks.countdown.arithmetic import (
 )
 from mulligan.tasks.countdown.expressions import Puzzle, Term, random_term, solve
 from mulligan.tasks.rows import Row, read_rows
+from mulligan.tasks.splits import WITHOUT_DEV_SHARE, check_shares, split_of, splits_with
 from mulligan.types import Demonstration, Message, Problem, Verdict
 
 COUNTS: Mapping[int, float] = MappingProxyType({2: 0.5, 3: 0.5})
@@ -67,7 +68,9 @@ class Countdown(Task):
         seed: decides the problems, their order and the split.
         test_share: the share of all possible problems that belongs to the test split. Problems
             with the same target and the same numbers in any order are always in the same split.
+        dev_share: the share that belongs to the dev split, taken out of training; 0: no dev split.
         test_size: how many test problems there are, no two alike but for the order of numbers.
+        dev_size: how many dev problems there are, likewise.
         train_size: how many training problems there are; ``None``: as many as can be had.
         rows: path of a JSON, JSON lines or Parquet file, or a Hub id, whose rows (``nums``,
             ``target``) are used. Counts and bounds then play no part.
@@ -91,6 +94,7 @@ class Countdown(Task):
         "missed_target",
     )
     safe: ClassVar[bool] = True
+    without_split = WITHOUT_DEV_SHARE
 
     def __init__(
         self,
@@ -104,6 +108,8 @@ class Countdown(Task):
         seed: int = 0,
         test_share: float = 0.3,
         test_size: int = 200,
+        dev_share: float = 0.0,
+        dev_size: int = 200,
         train_size: int | None = None,
         rows: str | None = None,
         question: str = QUESTION,
@@ -117,8 +123,12 @@ class Countdown(Task):
         self._operators = _checked_operators(operators)
         self._seed = _whole("seed", seed, -(2**63), 2**63)
         self._test_share = _fraction("test_share", test_share)
+        self._dev_share = _fraction("dev_share", dev_share)
+        check_shares("countdown", self._test_share, self._dev_share)
+        self.splits = splits_with(self._dev_share)
         self._sizes: dict[Split, int | None] = {
             "test": _whole("test_size", test_size, 1, 10**9),
+            "dev": _whole("dev_size", dev_size, 1, 10**9),
             "train": None if train_size is None else _whole("train_size", train_size, 1, 10**9),
         }
         if system is not None and not isinstance(system, str):
@@ -158,6 +168,12 @@ class Countdown(Task):
         except NotArithmetic as error:
             return Verdict.unparseable("not_an_equation", str(error))
         return self._judge(problem, sides)
+
+    def same_answer(self, problem: Problem, one: str, other: str) -> bool:
+        """Whether two answers join the same numbers by the same operators to the same value."""
+        del problem
+        first, second = _read(one), _read(other)
+        return first is not None and first == second
 
     def leaks(self, problem: Problem, reflection: str) -> bool:
         """Whether any expression in the reflection is a solution, whatever is said of it."""
@@ -227,8 +243,8 @@ class Countdown(Task):
 
     def _split(self, puzzle: Puzzle) -> Split:
         """Tell a puzzle's split from what it is, so that no puzzle can be in both."""
-        place = derive_seed(self._seed, "countdown split", *puzzle.key) / 2**63
-        return "test" if place < self._test_share else "train"
+        shares = {"test_share": self._test_share, "dev_share": self._dev_share}
+        return split_of(self._seed, "countdown split", *puzzle.key, **shares)
 
     def _puzzles(self, split: Split, *purpose: int | str) -> Iterator[Puzzle]:
         """Yield different puzzles of a split; the purpose decides which ones, in which order."""
@@ -236,8 +252,8 @@ class Countdown(Task):
         seen: set[tuple[int, ...]] = set()
 
         def is_new(puzzle: Puzzle) -> bool:
-            # In training another order of the numbers is another problem; a test counts it once.
-            identity = puzzle.key if split == "test" else (*puzzle.numbers, puzzle.target)
+            # In training another order of the numbers is another problem; elsewhere it is the same.
+            identity = puzzle.key if split != "train" else (*puzzle.numbers, puzzle.target)
             if identity in seen or self._split(puzzle) != split:
                 return False
             seen.add(identity)
@@ -292,6 +308,20 @@ def _answer_equation(text: str) -> str | None:
     if announced:
         return announced[0].text
     return equations[-1].text if equations else None
+
+
+def _read(answer: str) -> tuple[Any, ...] | None:
+    """Return what an answer says, whatever the order it is written in; ``None`` for no equation."""
+    equation = _answer_equation(_answer_part(normalise(answer)))
+    if equation is None:
+        return None
+    try:
+        sides = parse_equation(equation)
+    except NotArithmetic:
+        return None
+    joined = next(side for side in sides if len(side.numbers) > 1)
+    values = {side.value for side in sides}
+    return sorted(joined.numbers), joined.operators, joined.value, values
 
 
 def _why_unreadable(text: str) -> str:

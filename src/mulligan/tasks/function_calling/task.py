@@ -11,10 +11,11 @@ from mulligan.errors import MulliganError
 from mulligan.randomness import derive_seed
 from mulligan.tasks.base import Split, Task
 from mulligan.tasks.function_calling import demonstrations as warm_up
-from mulligan.tasks.function_calling.calls import REASONS, Call, write_calls
+from mulligan.tasks.function_calling.calls import REASONS, Call, compare_exactly, write_calls
+from mulligan.tasks.function_calling.clusters import clusters
 from mulligan.tasks.function_calling.faults import FAULT_SHARES
 from mulligan.tasks.function_calling.parse import UnreadableError, find_calls, read_calls
-from mulligan.tasks.function_calling.tool_splits import clusters, in_test
+from mulligan.tasks.splits import WITHOUT_DEV_SHARE, check_shares, split_of, splits_with
 from mulligan.types import Demonstration, Message, Problem, Verdict
 
 SYSTEM = (
@@ -41,8 +42,12 @@ class CallTask(Task):
     """The share of problems in the test split, on average. Problems that offer tools of the same
     names, or ask the same question, are always on the same side; a single tool may be on both, in
     different company."""
+    dev_share: float = 0.0
+    """The share of problems in the dev split, taken out of training; 0 for no dev split."""
     train_size: int | None = None
     """At most how many training problems there are; ``None`` for all."""
+    dev_size: int | None = None
+    """At most how many dev problems there are; ``None`` for all."""
     test_size: int | None = None
     """At most how many test problems there are; ``None`` for all."""
     min_prompt_chars: int = 0
@@ -62,14 +67,17 @@ class CallTask(Task):
     """Weights of the kinds of fault in their wrong attempts."""
 
     def __post_init__(self) -> None:
-        for option in ("test_share", "answer_share"):
-            share = getattr(self, option)
-            if not 0 <= share <= 1:
-                raise MulliganError(f"{self.name}: {option} is from 0 to 1, but {share} came")
-        for option in ("train_size", "test_size"):
+        check_shares(self.name, self.test_share, self.dev_share)
+        if not 0 <= self.answer_share <= 1:
+            raise MulliganError(
+                f"{self.name}: answer_share should be between 0 and 1, but is {self.answer_share}."
+            )
+        for option in ("train_size", "dev_size", "test_size"):
             size = getattr(self, option)
             if size is not None and size < 1:
-                raise MulliganError(f"{self.name}: {option} is 1 or more, but {size} came")
+                raise MulliganError(f"{self.name}: {option} should be at least 1, but is {size}.")
+        self.splits = splits_with(self.dev_share)
+        self.without_split = WITHOUT_DEV_SHARE
         reflections, faults = warm_up.REFLECTION_SHARES, FAULT_SHARES
         warm_up.check_shares("reflection_shares", self.reflection_shares, reflections)
         warm_up.check_shares("fault_shares", self.fault_shares, faults)
@@ -97,13 +105,14 @@ class CallTask(Task):
         Raises:
             MulliganError: If the source cannot be read, or the options leave no problem.
         """
-        problems = self._splits[split == "test"]
+        sizes = {"train": self.train_size, "dev": self.dev_size, "test": self.test_size}
+        problems = self._problems[split]
         if not problems:
             raise MulliganError(
                 f"{self.name}: no problems are left for the split {split!r}; widen the options "
                 "that choose problems, such as test_share, min_prompt_chars and max_prompt_chars"
             )
-        return problems[: self.train_size if split == "train" else self.test_size]
+        return problems[: sizes[split]]
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Read the calls in an answer and judge them."""
@@ -112,6 +121,14 @@ class CallTask(Task):
         except UnreadableError as error:
             return error.verdict
         return self.judge_calls(problem, calls)
+
+    def same_answer(self, problem: Problem, one: str, other: str) -> bool:
+        """Whether two answers make equal calls, in any order."""
+        try:
+            calls, others = read_calls(one), read_calls(other)
+        except UnreadableError:
+            return False
+        return compare_exactly(calls, others, self.tool_names(problem)).passed
 
     def leaks(self, problem: Problem, reflection: str) -> bool:
         """Whether a reflection contains passing calls, next to each other, in any shape."""
@@ -161,19 +178,23 @@ class CallTask(Task):
         return [{"role": "system", "content": "\n\n".join([self.system, *own])}, *others]
 
     @cached_property
-    def _splits(self) -> tuple[list[Problem], list[Problem]]:
-        """Training and test problems, in their order."""
+    def _problems(self) -> dict[Split, list[Problem]]:
+        """The problems of each split, in their order."""
         unique = list({problem.id: problem for problem in self.all_problems()}.values())
         names = clusters([self._cluster_keys(problem) for problem in unique])
         order = sorted(
             zip(unique, names, strict=True),
             key=lambda item: derive_seed(self.seed, "order", item[0].id),
         )
-        splits: tuple[list[Problem], list[Problem]] = ([], [])
+        problems: dict[Split, list[Problem]] = {"train": [], "dev": [], "test": []}
         for problem, cluster in order:
             if self.chosen(problem) and self._has_wanted_length(problem):
-                splits[in_test(cluster, self.seed, self.test_share)].append(problem)
-        return splits
+                problems[self._split(cluster)].append(problem)
+        return problems
+
+    def _split(self, cluster: str) -> Split:
+        shares = {"test_share": self.test_share, "dev_share": self.dev_share}
+        return split_of(self.seed, "test", cluster, **shares)
 
     def _cluster_keys(self, problem: Problem) -> list[str]:
         """Return what no two splits may share: the names of the tools, and the question."""

@@ -1,15 +1,10 @@
-"""Dividing problems into training and test by what they share.
+"""Clusters of problems that share something, so that a division can keep them together.
 
-Problems that offer the same tools, or ask the same question, stay on one side: linked problems
-form a cluster, and a hash of the seed and of the cluster decides. So a division depends on the
-problems and the seed alone, not on their order, the machine or a random generator's version.
+Problems that offer the same tools, or ask the same question, are linked; linked problems form a
+cluster, which is in one split as a whole.
 """
 
 from collections.abc import Iterable, Sequence
-
-from mulligan.randomness import derive_seed
-
-_SCALE = 2.0**63
 
 
 def clusters(keys: Sequence[Iterable[str]]) -> list[str]:
@@ -34,8 +29,3 @@ def clusters(keys: Sequence[Iterable[str]]) -> list[str]:
             one, other = sorted((root(own[0]), root(key)))
             parents[other] = one
     return [root(first) for first in firsts]
-
-
-def in_test(cluster: str, seed: int, test_share: float) -> bool:
-    """Whether a cluster is held out; ``test_share`` of all clusters are, on average."""
-    return derive_seed(seed, "test", cluster) / _SCALE < test_share
