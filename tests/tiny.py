@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -42,8 +43,14 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def make_tokenizer(chat_template: str | None = CHATML):
-    """One token a byte, and ChatML's marks."""
+def make_tokenizer(
+    chat_template: str | None = CHATML,
+    special: Sequence[str] = ("<|im_start|>",),
+    eos: str = "<|im_end|>",
+    bos: str | None = None,
+    added: Sequence[str] = (),
+):
+    """One token per byte, and one for each mark of a chat template: ChatML's by default."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -53,9 +60,10 @@ def make_tokenizer(chat_template: str | None = CHATML):
     plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     plain.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=plain, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+        tokenizer_object=plain, eos_token=eos, bos_token=bos, pad_token="<|endoftext|>"
     )
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    tokenizer.add_tokens(list(added))
     tokenizer.chat_template = chat_template
     return tokenizer
 

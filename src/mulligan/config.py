@@ -5,12 +5,14 @@ dots for sections (``train.steps=40``). Unknown names are refused with the neare
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -25,6 +27,10 @@ from mulligan.errors import MulliganError, nearest
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Dtype = Literal["float32", "bfloat16"]
+
+
+def _iso_date(value: Any) -> str:
+    return date.fromisoformat(str(value)).isoformat()
 
 
 class Section(BaseModel):
@@ -43,6 +49,11 @@ class Prompts(Section):
     """The reflection request. It holds neither the right answer nor the verifier's reasons."""
     retry: str = "{question}"
     """The retry request; ``{question}`` stands for the problem's own words."""
+    thoughts: tuple[str, str] | None = None
+    """What opens and closes a thought, for models with marks other than ``<think>`` and those of
+    Mistral, Seed, Gemma 4 and gpt-oss, which are known."""
+    date: Annotated[str, BeforeValidator(_iso_date)] = "2026-01-01"
+    """The date told to chat templates that state one, fixed so that a resumed run asks the same."""
 
 
 class WarmUp(Section):

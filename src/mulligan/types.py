@@ -73,11 +73,17 @@ class Completion:
     token_ids: TokenIds
     """Everything sampled, the stop token included where there is one."""
     text: str
-    """The tokens decoded, without special tokens: for verifiers and people, never for training."""
+    """The answer decoded, without special tokens and without the thoughts before it: for verifiers
+    and people, never for training. An engine returns everything decoded; whoever knows the model's
+    conversations cuts the thoughts off."""
     finish_reason: FinishReason
     """``stop``: the model ended its turn; ``length``: the limit cut it off."""
     logprobs: tuple[float, ...] | None = None
     """Log-probability of each token under the sampling distribution (temperature included)."""
+    thoughts: str | None = None
+    """What a reasoning model thought before it answered, for people."""
+    unfinished_thought: bool = False
+    """Whether the thoughts never ended, so that there is no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +221,8 @@ class Answer:
     tokens: int
     """Length of the completion in tokens."""
     finish_reason: FinishReason
+    thoughts: str | None = None
+    """What the model thought before it answered."""
 
 
 @dataclass(frozen=True, slots=True)

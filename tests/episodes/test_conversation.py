@@ -1,13 +1,16 @@
 import itertools
 import json
 import logging
+from datetime import date
 
 import pytest
 
 from mulligan.episodes.conversation import Conversations, question
 from mulligan.errors import MulliganError
 from mulligan.models.load import load_tokenizer
+from mulligan.models.template import ChatTemplate
 from mulligan.types import Completion, Demonstration, Problem
+from template_families import FAMILIES
 from tiny import CHATML, make_tokenizer, said
 
 REFLECT = "Wrong. Why?"
@@ -133,20 +136,27 @@ def test_the_retry_is_asked_in_the_words_of_the_recipe(tiny_tokenizer):
     assert "Once more: Make 7 from 3 and 4. {braces}<|im_end|>" in tiny_tokenizer.decode(prompt)
 
 
-@pytest.mark.parametrize("template", [THINKS_FIRST, DROPS_EARLIER_ANSWERS])
-def test_a_template_that_rewrites_earlier_turns_is_found_out_and_said_once(template, caplog):
-    tokenizer = make_tokenizer(template)
+def test_a_template_that_rewrites_earlier_turns_is_found_out_and_said_once(caplog):
+    tokenizer = make_tokenizer(DROPS_EARLIER_ANSWERS)
     speak = Conversations(tokenizer, REFLECT)
     answer, reflection = said(tokenizer, "12"), said(tokenizer, "Oh.")
     with caplog.at_level(logging.WARNING, "mulligan"):
         first = speak.reflection(PROBLEM, answer)
         second = speak.retry(PROBLEM, answer, reflection)
-    assert [r.message for r in caplog.records if "rewrites earlier turns" in r.message] == [
+    assert [message for message in caplog.messages if "rewrites earlier turns" in message] == [
         caplog.messages[0]
     ]
     assert first == whole(tokenizer, conversation(PROBLEM, "12", REFLECT))
     asked = question(PROBLEM)
     assert second == whole(tokenizer, conversation(PROBLEM, "12", REFLECT, "Oh.", asked))
+
+
+def test_a_template_that_opens_the_thought_itself_is_given_it_whole_in_the_history():
+    tokenizer = make_tokenizer(THINKS_FIRST)
+    speak = Conversations(tokenizer, REFLECT)
+    prompt = speak.reflection(PROBLEM, said(tokenizer, "Add.</think>12"))
+    history = "<think>\nAdd.\n</think>\n\n12"
+    assert prompt == whole(tokenizer, conversation(PROBLEM, history, REFLECT))
 
 
 def test_a_template_that_keeps_earlier_turns_is_not_accused(tiny_tokenizer, speak, caplog):
@@ -211,3 +221,137 @@ def test_a_demonstration_of_a_second_chance_is_three_turns_that_go_on_from_each_
 def test_the_question_is_the_last_thing_that_the_user_said():
     asked = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
     assert question(Problem.create([*asked, {"role": "user", "content": "Now?"}], {})) == "Now?"
+
+
+THOUGHT = "<think>\nThree and four.\n</think>\n\n"
+
+
+@pytest.mark.parametrize("thought", ["", THOUGHT])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_prompt_is_token_identical_to_what_a_familys_template_gives(name, thought):
+    tokenizer = FAMILIES[name].tokenizer()
+    speak = Conversations(tokenizer, REFLECT, today=date.today().isoformat())
+    answer, reflection = (
+        Completion(ids, tokenizer.decode(ids, skip_special_tokens=True), "stop")
+        for ids in (sampled(name, tokenizer, thought, text) for text in ("3 * 4", "I multiplied."))
+    )
+    asked = question(PROBLEM)
+    raw = "" if name == "gpt-oss" else thought
+    if name == "deepseek-r1":
+        raw = thought or "<think>\n\n</think>\n\n"
+    assert speak.attempt(PROBLEM) == whole(tokenizer, conversation(PROBLEM))
+    assert speak.reflection(PROBLEM, answer) == whole(
+        tokenizer, conversation(PROBLEM, f"{raw}3 * 4", REFLECT)
+    )
+    assert speak.retry(PROBLEM, answer, reflection) == whole(
+        tokenizer,
+        conversation(PROBLEM, f"{raw}3 * 4", REFLECT, f"{raw}I multiplied.", asked),
+    )
+
+
+def sampled(name, tokenizer, thought, text):
+    """What a model of a family samples when it thinks and says something."""
+    end = tokenizer.encode(FAMILIES[name].ends, add_special_tokens=False)
+    if name == "gpt-oss":
+        analysis = f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant"
+        words = f"{analysis if thought else ''}<|channel|>final<|message|>{text}"
+    elif name == "deepseek-r1":  # its prompt has opened the thought
+        words = thought.removeprefix("<think>\n") + text if thought else f"</think>\n\n{text}"
+    else:
+        words = thought + text
+    return (*tokenizer.encode(words, add_special_tokens=False), *end)
+
+
+@pytest.mark.parametrize(
+    ("name", "keeps"),
+    [("qwen2.5", True), ("phi3", True), ("qwen3", False), ("gpt-oss", False)],
+)
+def test_whether_the_history_keeps_thoughts_is_found_by_rendering_and_said(name, keeps, caplog):
+    tokenizer = FAMILIES[name].tokenizer()
+    ids = sampled(name, tokenizer, THOUGHT, "3 * 4")
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    with caplog.at_level(logging.WARNING, "mulligan"):
+        prompt = Conversations(tokenizer, REFLECT).reflection(
+            PROBLEM, Completion(ids, text, "stop")
+        )
+    assert ("Three and four." in tokenizer.decode(prompt)) == keeps
+    assert any("drops or rewrites the thoughts" in m for m in caplog.messages) != keeps
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gpt-oss", "deepseek-r1", "mistral"])
+def test_thoughts_are_understood_by_the_marks_of_the_family(name):
+    tokenizer = FAMILIES[name].tokenizer()
+    ids = sampled(name, tokenizer, THOUGHT, "3 * 4")
+    completion = Completion(ids, tokenizer.decode(ids, skip_special_tokens=True), "stop")
+    understood = Conversations(tokenizer, REFLECT).understand(completion)
+    assert understood.text == "3 * 4"
+    assert "Three and four." in understood.thoughts
+    assert understood.token_ids == ids
+    assert not understood.unfinished_thought
+    again = Conversations(tokenizer, REFLECT)
+    assert again.understand(understood) == understood
+    assert again.reflection(PROBLEM, understood) == again.reflection(PROBLEM, completion)
+
+
+def test_a_recipes_own_marks_are_the_only_ones(tiny_tokenizer):
+    speak = Conversations(tiny_tokenizer, REFLECT, marks=("((", "))"))
+    understood = speak.understand(said(tiny_tokenizer, "((3 + 4))<think>7"))
+    assert (understood.text, understood.thoughts) == ("<think>7", "3 + 4")
+
+
+def test_an_unfinished_thought_is_told_and_the_history_closes_it_where_it_is_rendered():
+    tokenizer = FAMILIES["deepseek-r1"].tokenizer()
+    speak = Conversations(tokenizer, REFLECT)
+    cut = speak.understand(Completion(tuple(tokenizer.encode("Hm, so")), "Hm, so", "length"))
+    assert (cut.text, cut.thoughts, cut.unfinished_thought) == ("", "Hm, so", True)
+    assert "Hm, so" not in tokenizer.decode(speak.reflection(PROBLEM, cut))
+
+
+def test_several_calls_at_once_go_back_as_they_were_sampled_with_the_templates_own_tools():
+    tokenizer = FAMILIES["qwen2.5"].tokenizer()
+    calls = '<tool_call>\n{"name": "book", "arguments": {}}\n</tool_call>'
+    answer = said(tokenizer, f"{calls}\n{calls}")
+    prompt = Conversations(tokenizer, REFLECT).reflection(CALL, answer)
+    messages = conversation(CALL, answer.text, REFLECT)
+    assert prompt == whole(tokenizer, messages, tools=[TOOL])
+    assert tokenizer.decode(prompt).count('"arguments": {}') == 2
+
+
+def test_a_call_in_a_channel_goes_back_as_a_call():
+    tokenizer = FAMILIES["gpt-oss"].tokenizer()
+    text = (
+        "<|channel|>analysis<|message|>A room.<|end|><|start|>assistant to=functions.book"
+        '<|channel|>commentary json<|message|>{"nights": 2}<|call|>'
+    )
+    ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+    speak = Conversations(tokenizer, REFLECT)
+    told = tokenizer.decode(speak.reflection(CALL, Completion(ids, "", "stop")))
+    assert 'to=functions.book<|channel|>commentary json<|message|>{"nights": 2}<|call|>' in told
+    assert "A room." in told  # kept by this template until an answer follows
+
+
+def test_tools_join_the_question_where_the_template_knows_no_system_message():
+    tokenizer = FAMILIES["gemma2"].tokenizer()
+    text = tokenizer.decode(Conversations(tokenizer, REFLECT).attempt(CALL))
+    described = json.dumps(TOOL, separators=(",", ":"))
+    assert text.endswith(
+        f"user\nTools:\n{described}\n\nBook a room.<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+def test_the_template_is_rendered_once_for_all_retries_of_a_problem(tiny_tokenizer, monkeypatch):
+    rendered = []
+    plain = ChatTemplate.render
+
+    def count(self, *args, **options):
+        rendered.append(args)
+        return plain(self, *args, **options)
+
+    monkeypatch.setattr(ChatTemplate, "render", count)
+    speak = Conversations(tiny_tokenizer, REFLECT)
+    answer = said(tiny_tokenizer, "12")
+    speak.retry(PROBLEM, answer, said(tiny_tokenizer, "first"))
+    once = len(rendered)
+    for number in range(10):
+        speak.retry(PROBLEM, answer, said(tiny_tokenizer, f"reflection {number}"))
+    assert len(rendered) == once <= 3

@@ -45,7 +45,7 @@ def test_attempts_at_a_problem_stand_together_in_order(tiny_tokenizer, speak):
     assert tries[2].prompt_ids == speak.attempt(PROBLEMS[1])
 
 
-def test_each_answer_is_judged_against_its_own_problem(tiny_tokenizer):
+def test_each_answer_is_judged_against_its_own_problem(tiny_tokenizer, speak):
     seen = []
 
     def note(pairs):
@@ -53,7 +53,7 @@ def test_each_answer_is_judged_against_its_own_problem(tiny_tokenizer):
         return judge(pairs)
 
     engine = ScriptedEngine(["yes", "no", "yes"], tiny_tokenizer)
-    judged = answer(engine, note, PROBLEMS, [(1,), (2,), (3,)], WRITE)
+    judged = answer(engine, speak, note, PROBLEMS, [(1,), (2,), (3,)], WRITE)
     assert seen == [(p.id, t) for p, t in zip(PROBLEMS, ["yes", "no", "yes"], strict=True)]
     assert [verdict.passed for _, verdict in judged] == [True, False, True]
 
@@ -125,3 +125,32 @@ def test_the_model_never_sees_the_verdict_or_the_reference(tiny_tokenizer, speak
     reflect_and_retry(engine, speak, judge, [Failure("f", tried, "m", WRITE)], 1, THINK, WRITE)
     shown = "".join(tiny_tokenizer.decode(p) for call in engine.calls for p in call.prompts)
     assert "hidden" not in shown
+
+
+def test_a_verifier_sees_the_answer_without_the_thoughts(tiny_tokenizer, speak):
+    engine = ScriptedEngine(["<think>no, no</think>\n\nyes"], tiny_tokenizer)
+    [tried] = attempt(engine, speak, judge, PROBLEMS[:1], 1, WRITE)
+    assert tried.verdict.passed
+    assert (tried.completion.text, tried.completion.thoughts) == ("yes", "no, no")
+    assert tiny_tokenizer.decode(tried.completion.token_ids).startswith("<think>no, no</think>")
+
+
+def test_an_unfinished_thought_is_unparseable_and_no_verifier_is_asked(tiny_tokenizer, speak):
+    def refuse(pairs):
+        assert pairs == []
+        return []
+
+    engine = ScriptedEngine(["<think>yes, no, ye"], tiny_tokenizer)
+    [tried] = attempt(engine, speak, refuse, PROBLEMS[:1], 1, WRITE)
+    assert tried.verdict == Verdict.unparseable("unfinished_thought")
+    assert (tried.completion.text, tried.completion.thoughts) == ("", "yes, no, ye")
+
+
+def test_the_thoughts_of_a_reflection_are_trained_on_as_they_were_sampled(tiny_tokenizer, speak):
+    script = ["<think>Hm.</think>Add.", "<think>Oh.</think>Divide.", "yes", "no"]
+    _, [group] = rollout(tiny_tokenizer, speak, script, failures=1, group_size=2)
+    assert [e.reflection.text for e in group.episodes] == ["Add.", "Divide."]
+    assert [tiny_tokenizer.decode(e.reflection.token_ids) for e in group.episodes] == [
+        "<think>Hm.</think>Add.<|im_end|>",
+        "<think>Oh.</think>Divide.<|im_end|>",
+    ]

@@ -6,9 +6,10 @@ from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
 from mulligan.logprobs.shared_prompt import Trunk
 from mulligan.models.load import load_model
-from mulligan.trainer.sft import Lesson, batch_losses, common_prefix, lesson, warm_up
+from mulligan.trainer.sft import Lesson, batch_losses, common_prefix, lessons_of, warm_up
 from mulligan.types import Demonstration, Problem
 from parity_task import Parity
+from template_families import FAMILIES
 
 PROBLEM = Problem.create("Say something even.", {})
 SECOND_CHANCE = Demonstration(PROBLEM, "a", "Odd.", "bb")
@@ -55,9 +56,21 @@ def words(tokenizer, made):
 def test_the_loss_falls_on_the_models_own_turns(
     tiny_tokenizer, speak, demonstration, settings, trained
 ):
-    made = lesson(speak, demonstration, WarmUp(**settings))
+    [made] = lessons_of(speak, demonstration, WarmUp(**settings))
     assert words(tiny_tokenizer, made) == trained
     assert len(made.token_ids) == len(made.trained)
+
+
+def test_where_the_template_rewrites_earlier_turns_each_trained_turn_is_a_lesson():
+    tokenizer = FAMILIES["qwen3"].tokenizer()
+    rewritten = Conversations(tokenizer, "Why?")
+    made = lessons_of(rewritten, SECOND_CHANCE, WarmUp())
+    assert [words(tokenizer, each) for each in made] == [
+        "<think>\n\n</think>\n\nOdd.<|im_end|>",
+        "<think>\n\n</think>\n\nbb<|im_end|>",
+    ]
+    prompts = [prompt for prompt, _ in rewritten.demonstration(SECOND_CHANCE)[1:]]
+    assert [m.token_ids[: len(p)] for m, p in zip(made, prompts, strict=True)] == prompts
 
 
 @pytest.mark.parametrize(
@@ -98,12 +111,12 @@ def found_loss(policy, batch, max_tokens=16384):
 def test_the_loss_of_a_batch_is_the_mean_over_its_trained_tokens(model, speak, count, max_tokens):
     policy, _ = model
     demonstrations = Parity().demonstrations(count, 0)
-    batch = [lesson(speak, each, WarmUp()) for each in demonstrations]
+    batch = [one for each in demonstrations for one in lessons_of(speak, each, WarmUp())]
     assert found_loss(policy, batch, max_tokens) == expected_loss(policy, batch)
 
 
 def test_lessons_that_are_the_same_are_trained_on_whole(model, speak):
-    batch = [lesson(speak, SECOND_CHANCE, WarmUp())] * 2
+    batch = lessons_of(speak, SECOND_CHANCE, WarmUp()) * 2
     assert found_loss(model[0], batch) == expected_loss(model[0], batch)
 
 

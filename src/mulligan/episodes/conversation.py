@@ -2,17 +2,19 @@
 
 Token ids travel: what the engine sampled is continued as it was sampled. A prompt is the ids of
 the prompt before, the ids of the completion, and the ids of what comes next in the chat template,
-so that an engine can go on with its cache and the loss scores what was drawn.
+so that an engine can go on with its cache and the loss scores what was drawn. Where the template
+rewrites earlier turns (drops their thoughts, say), it is rendered anew, and that is said.
 """
 
 import json
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-from jinja2 import TemplateError
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from mulligan.errors import MulliganError
+from mulligan.models.template import FIXED_DATE, MARK, ChatTemplate
+from mulligan.models.thoughts import Marks, Speech, split_channels, split_thoughts
 from mulligan.types import Completion, Demonstration, Message, Problem, TokenIds
 
 if TYPE_CHECKING:
@@ -20,28 +22,42 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mulligan")
 
-_MARK = "\u2418mulligan-{}\u2418"
-"""Stands for an assistant's words when a template is rendered; no template writes it itself."""
+_REMEMBERED = 512
+"""Renderings that are kept: the retries of a group differ in their completions only."""
+
+Turn = tuple[Completion, str]
+"""What the assistant said, and what the user asks next."""
 
 
 class Conversations:
-    """Turns problems, answers and reflections into prompts of token ids."""
+    """Turns problems, answers and reflections into prompts of token ids.
+
+    Args:
+        tokenizer: has a chat template.
+        reflect: the reflection request.
+        retry: the retry request; ``{question}`` stands for the problem's own words.
+        today: the date told to templates that state one.
+        marks: what opens and closes a thought; the field's usual marks by default.
+    """
 
     def __init__(
         self,
         tokenizer: "PreTrainedTokenizerBase",
         reflect: str,
         retry: str = "{question}",
+        *,
+        today: str = FIXED_DATE,
+        marks: Marks | None = None,
     ) -> None:
-        """Take the tokenizer, the reflection request, and the retry request."""
-        self._tokenizer = tokenizer
+        self._template = ChatTemplate(tokenizer, today, marks)
         self._reflect = reflect
         self._retry = retry
-        self._said_rewriting = False
+        self._said: set[str] = set()
+        self._pieces: dict[tuple[object, ...], tuple[TokenIds, ...] | None] = {}
 
     def attempt(self, problem: Problem) -> TokenIds:
         """Return the prompt of a first try."""
-        return self._encode(self._render(problem, ()))
+        return self._converse(problem, ())
 
     def reflection(self, problem: Problem, answer: Completion) -> TokenIds:
         """Return the prompt of a reflection on a failed answer."""
@@ -57,7 +73,7 @@ class Conversations:
         return self._converse(problem, [(answer, self._question_again(problem))])
 
     def demonstration(self, demo: Demonstration) -> list[tuple[TokenIds, TokenIds]]:
-        """Return a demonstration as (prompt, completion) pairs, each prompt continuing the last."""
+        """Return a demonstration as (prompt, completion) pairs, one for each turn of the model."""
         answer = self._written(demo.attempt)
         pairs = [(self.attempt(demo.problem), answer.token_ids)]
         if demo.reflection is not None and demo.retry is not None:
@@ -67,36 +83,94 @@ class Conversations:
             pairs.append((again, self._written(demo.retry).token_ids))
         return pairs
 
+    def understand(self, completion: Completion) -> Completion:
+        """Return a completion whose text is the answer alone, its thoughts beside it."""
+        speech = self._speech(completion)
+        if speech.thoughts is None and speech.finished and speech.answer == completion.text:
+            return completion
+        return replace(
+            completion,
+            text=speech.answer,
+            thoughts=speech.thoughts,
+            unfinished_thought=not speech.finished,
+        )
+
     def _written(self, text: str) -> Completion:
         """Return a text as a completion that ends its turn, as the model would have sampled it."""
-        ids = (*self._encode(text), self._tokenizer.eos_token_id)
-        return Completion(ids, text, "stop")
+        written = Completion(self._template.spoken(text), text, "stop")
+        return replace(written, text=self._decode(written))
 
     def _question_again(self, problem: Problem) -> str:
         return self._retry.replace("{question}", question(problem))
 
-    def _converse(self, problem: Problem, turns: Sequence[tuple[Completion, str]]) -> TokenIds:
+    def _speech(self, completion: Completion) -> Speech:
+        """Tell a completion's thoughts from its answer; its ids decide, where its marks are ids."""
+        template = self._template
+        special = {*template.special_tokens.values()}
+        if template.has_channels:
+            return split_channels(self._decode(completion, special=True))
+        if special & {mark for pair in template.marks for mark in pair}:
+            text = self._decode(completion, special=True)
+            speech = split_thoughts(text, template.marks, template.opened_thought)
+            return replace(speech, answer=self._without_special(speech.answer))
+        text = completion.text
+        if completion.thoughts is not None:  # understood before: its text is the answer alone
+            text = self._decode(completion)
+        return split_thoughts(text, template.marks, template.opened_thought)
+
+    def _decode(self, completion: Completion, *, special: bool = False) -> str:
+        ids = list(completion.token_ids)
+        text = self._template.tokenizer.decode(ids, skip_special_tokens=not special)
+        assert isinstance(text, str)
+        return text
+
+    def _without_special(self, text: str) -> str:
+        for token in self._template.special_tokens.values():
+            text = text.replace(token, "")
+        return text
+
+    def _converse(self, problem: Problem, turns: Sequence[Turn]) -> TokenIds:
         """Return the ids of a problem followed by (assistant completion, user request) turns."""
-        start = self._render(problem, ())
-        marks = [_MARK.format(i) for i in range(len(turns))]
-        marked = self._render(problem, list(zip(marks, (t for _, t in turns), strict=True)))
-        closings = self._split(marked, start, marks)
-        if closings is None:
-            self._say_rewriting()
-            texts = [(completion.text, request) for completion, request in turns]
-            return self._encode(self._render(problem, texts))
-        ids = list(self._encode(start))
+        speeches = [self._speech(completion) for completion, _ in turns]
+        thought = tuple(speech.marks for speech in speeches)
+        requests = tuple(request for _, request in turns)
+        key = (problem.id, thought, requests)
+        if key not in self._pieces:
+            if len(self._pieces) >= _REMEMBERED:
+                self._pieces.clear()
+            self._pieces[key] = self._continued(problem, requests, thought)
+        pieces = self._pieces[key]
+        if pieces is None:
+            self._say_rewriting(any(speech.thoughts is not None for speech in speeches))
+            messages = [self._message(speech) for speech in speeches]
+            return self._template.encode(self._render(problem, messages, requests))
+        start, *closings = pieces
+        ids = list(start)
         for (completion, _), closing in zip(turns, closings, strict=True):
             ids += completion.token_ids
-            closing_ids = self._encode(closing)
-            ended = completion.token_ids[-1:] == closing_ids[:1]
-            ids += closing_ids[1:] if ended else closing_ids
+            ended = completion.token_ids[-1:] == closing[:1]
+            ids += closing[1:] if ended else closing
         return tuple(ids)
 
-    def _split(self, marked: str, start: str, marks: Sequence[str]) -> list[str] | None:
-        """Return the text after each mark, or None if the template rewrites its own history."""
+    def _continued(
+        self, problem: Problem, requests: Sequence[str], thought: Sequence[Marks | None]
+    ) -> tuple[TokenIds, ...] | None:
+        """Return the ids of the beginning and those that follow each of the assistant's turns.
+
+        ``None`` says that the template does not keep earlier turns as they were sampled.
+        """
+        start = self._render(problem, (), ())
+        if not requests:
+            return (self._template.encode(start),)
+        marks = [self._mark(i, around) for i, around in enumerate(thought)]
+        messages = [{"role": "assistant", "content": mark} for mark in marks]
+        try:
+            rest = self._render(problem, messages, requests)
+        except MulliganError:
+            if not any(thought):
+                raise
+            return None
         parts = []
-        rest = marked
         for mark in marks:
             before, found, rest = rest.partition(mark)
             if not found:
@@ -104,50 +178,67 @@ class Conversations:
             parts.append(before)
         if parts[0] != start or any(mark in rest for mark in marks):
             return None
-        return [*parts[1:], rest]
+        return tuple(self._template.encode(part) for part in (start, *parts[1:], rest))
 
-    def _say_rewriting(self) -> None:
-        if not self._said_rewriting:
-            self._said_rewriting = True
+    def _mark(self, number: int, around: Marks | None) -> str:
+        """Stand for a turn of the assistant, thoughts included where the real one has them."""
+        words = MARK.format(number)
+        if around is None:
+            return words
+        thoughts = MARK.format(f"thought-{number}")
+        begin = "" if self._template.opened_thought == around else f"{around[0]}\n"
+        return f"{begin}{thoughts}\n{around[1]}\n\n{words}"
+
+    def _message(self, speech: Speech) -> Message:
+        """Return what was said as a message from which the template drops what it drops."""
+        if self._template.has_channels:
+            message: dict[str, object] = {"role": "assistant", "content": speech.answer}
+            if speech.thoughts is not None:
+                message["thinking"] = speech.thoughts
+            if speech.calls:
+                message["content"] = ""
+                message["tool_calls"] = [
+                    {"function": {"name": name, "arguments": _as_json(arguments)}}
+                    for name, arguments in speech.calls
+                ]
+            return message
+        if speech.marks is None:
+            return {"role": "assistant", "content": speech.answer}
+        opening, closing = speech.marks
+        content = f"{opening}\n{speech.thoughts}\n{closing}\n\n{speech.answer}"
+        return {"role": "assistant", "content": content}
+
+    def _say_rewriting(self, thought: bool) -> None:
+        what = "drops or rewrites the thoughts of" if thought else "rewrites"
+        if what not in self._said:
+            self._said.add(what)
             logger.warning(
-                "This chat template rewrites earlier turns, so a retry cannot continue the "
-                "tokens before it: prompts are rendered anew and caches are not reused."
+                "This chat template %s earlier turns, so a retry cannot continue the tokens "
+                "before it: prompts are rendered anew and caches are not reused.",
+                what,
             )
 
-    def _render(self, problem: Problem, turns: Sequence[tuple[str, str]]) -> str:
+    def _render(self, problem: Problem, said: Sequence[Message], requests: Sequence[str]) -> str:
         """Render the problem and later turns, ending where the assistant speaks next."""
         messages: list[Message] = list(problem.messages)
-        for assistant, user in turns:
-            messages.append({"role": "assistant", "content": assistant})
-            messages.append({"role": "user", "content": user})
-        if problem.tools and not self._template_takes_tools(problem):
-            messages = _with_tools_in_system(messages, problem)
-            return self._template(messages, None)
-        return self._template(messages, problem.tools)
+        for message, request in zip(said, requests, strict=True):
+            messages += [message, {"role": "user", "content": request}]
+        if problem.tools and not self._template.takes_tools:
+            return self._template.render(self._with_tools_told(messages, problem))
+        return self._template.render(messages, problem.tools)
 
-    def _template_takes_tools(self, problem: Problem) -> bool:
-        messages = list(problem.messages)
-        return self._template(messages, problem.tools) != self._template(messages, None)
-
-    def _template(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> str:
-        try:
-            rendered = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=[dict(tool) for tool in tools] if tools else None,
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-        except TemplateError as error:
-            roles = ", ".join(str(message["role"]) for message in messages)
-            raise MulliganError(
-                f"The model's chat template refuses a conversation of {roles}: {error}. "
-                "Put the problem in roles that it knows, or use another model."
-            ) from error
-        assert isinstance(rendered, str)
-        return rendered
-
-    def _encode(self, text: str) -> TokenIds:
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _with_tools_told(self, messages: Sequence[Message], problem: Problem) -> list[Message]:
+        """Describe the tools in a message, for templates that have no place for them."""
+        lines = "\n".join(
+            json.dumps(tool, separators=(",", ":"), ensure_ascii=False) for tool in problem.tools
+        )
+        description = f"Tools:\n{lines}"
+        first, *rest = messages
+        if first["role"] == "system":
+            return [{"role": "system", "content": f"{first['content']}\n{description}"}, *rest]
+        if self._template.takes_system:
+            return [{"role": "system", "content": description}, *messages]
+        return [{"role": first["role"], "content": f"{description}\n\n{first['content']}"}, *rest]
 
 
 def question(problem: Problem) -> str:
@@ -156,13 +247,9 @@ def question(problem: Problem) -> str:
     return str(asked[-1])
 
 
-def _with_tools_in_system(messages: Sequence[Message], problem: Problem) -> list[Message]:
-    """Describe the tools in a system message, for templates that have no place for them."""
-    lines = "\n".join(
-        json.dumps(tool, separators=(",", ":"), ensure_ascii=False) for tool in problem.tools
-    )
-    description = f"Tools:\n{lines}"
-    first, *rest = messages
-    if first["role"] == "system":
-        return [{"role": "system", "content": f"{first['content']}\n{description}"}, *rest]
-    return [{"role": "system", "content": description}, *messages]
+def _as_json(arguments: str) -> object:
+    """Return a call's arguments as JSON, or as the text that is none."""
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments

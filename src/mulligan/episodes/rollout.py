@@ -36,13 +36,13 @@ def attempt(
 ) -> list[Attempt]:
     """Try every problem n times; the attempts at a problem stand together, in order."""
     prompts = [conversations.attempt(problem) for problem in problems]
-    completions = engine.generate(prompts, n, sampling)
+    completions = generate(engine, conversations, prompts, n, sampling)
     tries = [
         (problem, prompt, sample, completion)
         for problem, prompt, row in zip(problems, prompts, completions, strict=True)
         for sample, completion in enumerate(row)
     ]
-    verdicts = verify([(problem, completion.text) for problem, _, _, completion in tries])
+    verdicts = judge_completions(verify, [(each[0], each[3]) for each in tries])
     return [
         Attempt(problem, prompt, completion, verdict, sample)
         for (problem, prompt, sample, completion), verdict in zip(tries, verdicts, strict=True)
@@ -51,16 +51,36 @@ def attempt(
 
 def answer(
     engine: Engine,
+    conversations: Conversations,
     verify: Verify,
     problems: Sequence[Problem],
     prompts: Sequence[TokenIds],
     sampling: Sampling,
 ) -> list[tuple[Completion, Verdict]]:
     """Answer each prompt once and judge the answer against its problem."""
-    completions = [row[0] for row in engine.generate(prompts, 1, sampling)]
-    asked = zip(problems, completions, strict=True)
-    verdicts = verify([(problem, completion.text) for problem, completion in asked])
+    completions = [row[0] for row in generate(engine, conversations, prompts, 1, sampling)]
+    verdicts = judge_completions(verify, list(zip(problems, completions, strict=True)))
     return list(zip(completions, verdicts, strict=True))
+
+
+def generate(
+    engine: Engine,
+    conversations: Conversations,
+    prompts: Sequence[TokenIds],
+    n: int,
+    sampling: Sampling,
+) -> list[list[Completion]]:
+    """Return n completions for each prompt, each with its thoughts apart from its answer."""
+    completions = engine.generate(prompts, n, sampling)
+    return [[conversations.understand(each) for each in row] for row in completions]
+
+
+def judge_completions(verify: Verify, tries: Sequence[tuple[Problem, Completion]]) -> list[Verdict]:
+    """Judge each answer; where a thought never ended, there is none to be read."""
+    finished = [(p, c.text) for p, c in tries if not c.unfinished_thought]
+    verdicts = iter(verify(finished))
+    unfinished = Verdict.unparseable("unfinished_thought")
+    return [unfinished if c.unfinished_thought else next(verdicts) for _, c in tries]
 
 
 def reflect_and_retry(
@@ -84,7 +104,7 @@ def reflect_and_retry(
     """
     tried = [(failure.attempt.problem, failure.attempt.completion) for failure in failures]
     prompts = [conversations.reflection(*each) for each in tried]
-    reflections_FG = engine.generate(prompts, group_size, reflect)
+    reflections_FG = generate(engine, conversations, prompts, group_size, reflect)
     if any(len(reflections) != group_size for reflections in reflections_FG):
         raise MulliganError(
             f"The engine gave {min(map(len, reflections_FG))} of {group_size} reflections on a "
@@ -97,7 +117,7 @@ def reflect_and_retry(
         for reflection in reflections
     ]
     problems, retry_prompts = [row[0] for row in rows], [row[1] for row in rows]
-    answers = iter(answer(engine, verify, problems, retry_prompts, retry))
+    answers = iter(answer(engine, conversations, verify, problems, retry_prompts, retry))
 
     groups = []
     for failure, prompt, reflections in zip(failures, prompts, reflections_FG, strict=True):

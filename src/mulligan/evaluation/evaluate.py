@@ -12,7 +12,7 @@ from typing import Literal
 
 from mulligan.engines.base import Engine
 from mulligan.episodes.conversation import Conversations, question
-from mulligan.episodes.rollout import Verify, answer, attempt
+from mulligan.episodes.rollout import Verify, answer, attempt, generate
 from mulligan.randomness import derive_seed
 from mulligan.storage.records import RecordLog
 from mulligan.types import Answer, Attempt, Completion, Problem, Sampling, TokenIds, Trial, Verdict
@@ -113,7 +113,7 @@ class _Chunk:
         speak = self.conversations
         prompts = [speak.reflection(*each) for each in asked]
         sampling = self._sampling("reflection", self.protocol.reflection_tokens)
-        reflections = [row[0] for row in self.engine.generate(prompts, 1, sampling)]
+        reflections = [row[0] for row in generate(self.engine, speak, prompts, 1, sampling)]
 
         leaks = self.leaks([(a.problem, z.text) for a, z in zip(failed, reflections, strict=True)])
         after = self._retry(
@@ -150,7 +150,7 @@ class _Chunk:
     ) -> list[Answer | None]:
         sampling = self._sampling(column, self.protocol.answer_tokens)
         problems = [a.problem for a in failed]
-        judged = answer(self.engine, self.verify, problems, prompts, sampling)
+        judged = answer(self.engine, self.conversations, self.verify, problems, prompts, sampling)
         return [_answer(each) for each in judged]
 
     def _trial(self, first: Attempt, **second_tries: object) -> Trial:
@@ -170,4 +170,4 @@ class _Chunk:
 def _answer(judged: Judged) -> Answer:
     completion, verdict = judged
     tokens = len(completion.token_ids)
-    return Answer(completion.text, verdict, tokens, completion.finish_reason)
+    return Answer(completion.text, verdict, tokens, completion.finish_reason, completion.thoughts)

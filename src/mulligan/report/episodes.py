@@ -91,7 +91,13 @@ def _turn(title: str, answer: Answer | None) -> Html:
     if answer is None:
         return Html()
     label = element("h5", f"{title} ", _badge(answer))
-    return element("div", label, _text(answer.text, "answer"), class_="turn")
+    return element("div", label, _thoughts(answer), _text(answer.text, "answer"), class_="turn")
+
+
+def _thoughts(answer: Answer) -> Html:
+    if not answer.thoughts:
+        return Html()
+    return element("details", element("summary", "Thoughts"), _text(answer.thoughts, "thoughts"))
 
 
 def _controls(trial: Trial) -> Html:

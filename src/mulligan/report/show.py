@@ -13,7 +13,7 @@ from mulligan.errors import MulliganError
 from mulligan.report.markup import visible
 from mulligan.storage.records import RecordLog
 from mulligan.storage.run_folder import RunFolder
-from mulligan.types import Failure, TrainedEpisode
+from mulligan.types import Completion, Failure, TrainedEpisode
 
 
 def show_episodes(run: RunFolder, count: int, console: Console) -> None:
@@ -46,12 +46,19 @@ def _panel(record: TrainedEpisode, failures: Mapping[str, Failure], run: Path) -
     outcome = "green" if episode.verdict.passed else "red"
     lines = [
         _line("question", question(attempt.problem), "bold"),
+        *_thoughts(attempt.completion),
         _line("answer", attempt.completion.text, "red", attempt.verdict.reason),
+        *_thoughts(episode.reflection),
         _line("reflection", episode.reflection.text, "cyan"),
+        *_thoughts(episode.retry),
         _line("retry", episode.retry.text, outcome, episode.verdict.reason),
     ]
     title = f"step {record.step}, reward {record.reward:.0f}, advantage {record.advantage:+.2f}"
     return Panel(Group(*lines), title=title, title_align="left")
+
+
+def _thoughts(completion: Completion) -> list[Text]:
+    return [_line("thoughts", completion.thoughts, "dim")] if completion.thoughts else []
 
 
 def _line(label: str, text: str, style: str, note: str = "") -> Text:

@@ -110,7 +110,10 @@ class Session:
 
     def conversations(self, tokenizer: "PreTrainedTokenizerBase") -> Conversations:
         """Return the three prompts in the recipe's words."""
-        return Conversations(tokenizer, self.recipe.prompts.reflect, self.recipe.prompts.retry)
+        prompts = self.recipe.prompts
+        return Conversations(
+            tokenizer, prompts.reflect, prompts.retry, today=prompts.date, marks=prompts.thoughts
+        )
 
     def sampling(self, max_tokens: int) -> Sampling:
         """Return the recipe's sampling with the run's seed."""

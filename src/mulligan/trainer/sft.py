@@ -69,7 +69,7 @@ def warm_up(
         )
     seed_generators(derive_seed(seed, "warmup", "generators"))
     order = torch.Generator().manual_seed(derive_seed(seed, "warmup"))
-    lessons = [lesson(conversations, each, settings) for each in demonstrations]
+    lessons = [one for each in demonstrations for one in lessons_of(conversations, each, settings)]
     shuffled = [lessons[i] for i in torch.randperm(len(lessons), generator=order).tolist()]
     batches = [shuffled[i : i + settings.batch] for i in range(0, len(shuffled), settings.batch)]
     trunk = Trunk(policy, max_tokens=tokens_at_once)
@@ -92,17 +92,25 @@ def warm_up(
         report(WarmUpStep(step, update.loss, update.gradient_norm, tokens))
 
 
-def lesson(conversations: Conversations, demo: Demonstration, settings: WarmUp) -> Lesson:
-    """Lay a demonstration out as one sequence and mark the tokens that are trained on."""
+def lessons_of(conversations: Conversations, demo: Demonstration, settings: WarmUp) -> list[Lesson]:
+    """Lay a demonstration out and mark the tokens that are trained on.
+
+    It is one sequence where each prompt continues the turn before it. Where the template rewrites
+    earlier turns, every trained turn is a sequence of its own.
+    """
     turns = conversations.demonstration(demo)
-    ids: list[int] = []
-    trained: list[bool] = []
+    lessons: list[Lesson] = []
     for number, (prompt, completion) in enumerate(turns):
         failed_attempt = number == 0 and len(turns) > 1
         learn = settings.train_on_failed_attempt or not failed_attempt
-        trained += [False] * (len(prompt) - len(ids)) + [learn] * len(completion)
-        ids = [*prompt, *completion]
-    return Lesson(tuple(ids), tuple(trained))
+        before = lessons[-1] if lessons else Lesson((), ())
+        if before.token_ids == prompt[: len(before.token_ids)]:
+            lessons, trained = lessons[:-1], list(before.trained)
+        else:
+            trained = []
+        trained += [False] * (len(prompt) - len(trained)) + [learn] * len(completion)
+        lessons.append(Lesson((*prompt, *completion), tuple(trained)))
+    return [each for each in lessons if any(each.trained)]
 
 
 def batch_losses(trunk: Trunk, batch: Sequence[Lesson]) -> list[Callable[[], Tensor]]:

@@ -23,6 +23,7 @@ from mulligan.engines.local.planning import Plan
 from mulligan.engines.local.prefix_cache import PrefixStore, common_length
 from mulligan.engines.local.sampling import draw, uniforms
 from mulligan.errors import MulliganError
+from mulligan.models.template import stop_ids
 from mulligan.types import Completion, Sampling, TokenIds
 
 logger = logging.getLogger("mulligan")
@@ -40,7 +41,8 @@ class LocalEngine:
         dtype: what to compute in; a copy of the weights is kept where the model's own type (or
             layout, on CPU) differs, and refreshed by ``update_weights``. By default the model's.
         memory_gib: bound for keys and values, in GiB: those in work and those kept for reuse.
-        eos_ids: tokens that end a completion; the model's and the tokenizer's own by default.
+        eos_ids: tokens that end a completion; those of the model, of the tokenizer and of its chat
+            template by default.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class LocalEngine:
         self.policy_version = 0
         self._tokenizer = tokenizer
         self._copy = InferenceCopy(model, dtype or model.dtype)
-        self._eos_ids = frozenset(_eos_ids(model, tokenizer) if eos_ids is None else eos_ids)
+        self._eos_ids = frozenset(stop_ids(model, tokenizer) if eos_ids is None else eos_ids)
         self._memory = int(memory_gib * 2**30)
         self._store = PrefixStore()
         self._examination: Examination | None = None
@@ -217,13 +219,3 @@ class LocalEngine:
         if what not in self._said:
             self._said.add(what)
             logger.log(level, message)
-
-
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the stop tokens of the model's generation settings and of its tokenizer."""
-    settings = getattr(model, "generation_config", None)
-    stops = getattr(settings, "eos_token_id", None)
-    ids = [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
-    if tokenizer.eos_token_id is not None:
-        ids.append(int(tokenizer.eos_token_id))
-    return ids
