@@ -48,6 +48,19 @@ def as_nobody(work: Callable[[], None]) -> None:
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+def in_background(work: Callable[[], None]) -> int:
+    """Run ``work`` in a process of its own; return its id."""
+    child = os.fork()
+    if child == 0:
+        _work_and_leave(work)
+    return child
+
+
+def ended(child: int) -> int:
+    """Wait for a process from ``in_background``; return its exit status."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def let_everybody_in(folder: Path) -> None:
     """Open a test's folder, and pytest's own folders above it, to a process without rights."""
     for each in (folder, *folder.parents):

@@ -58,15 +58,20 @@ def test_one_command_makes_every_stage_and_says_where_the_report_lies(tiny_run):
 
 def test_a_finished_run_is_gone_over_without_doing_anything_again(run_copy):
     before = {p: p.read_bytes() for p in run_copy.rglob("*.jsonl")}
-    recipe = run_copy / "recipe.yaml"
-    config = yaml.safe_load((run_copy / "config.yaml").read_text())
-    recipe.write_text(yaml.safe_dump({k: v for k, v in config.items() if k != "made_with"}))
-    outcome = run_cli("run", recipe, "--runs", run_copy.parent, "--resume")
+    outcome = run_cli("run", run_copy / "config.yaml", "--runs", run_copy.parent, "--resume")
     assert outcome.code == 0
     assert outcome.out.count("done before") == 5
     assert {p: p.read_bytes() for p in run_copy.rglob("*.jsonl")} == before
     assert "First try" in outcome.out
     assert "report.html" in outcome.out
+
+
+def test_a_run_is_repeated_from_its_own_config_under_another_name(tiny_run, tmp_path):
+    outcome = run_cli("collect", tiny_run / "config.yaml", "name=again", "--runs", tmp_path)
+    assert outcome.code == 0, outcome.err
+    again = tmp_path / "again"
+    assert (again / "failures.jsonl").read_bytes() == (tiny_run / "failures.jsonl").read_bytes()
+    assert yaml.safe_load((again / "config.yaml").read_text())["name"] == "again"
 
 
 def test_stages_by_hand_make_what_one_command_makes(tiny_run, tiny_llama, tmp_path):

@@ -16,13 +16,14 @@ import pytest
 import torch
 import yaml
 
-from disk_faults import fill, make_read_only, small_disk
+from disk_faults import ended, fill, in_background, make_read_only, small_disk
 from faults import end_state
 from mulligan.engines.scripted import ScriptedEngine
 from mulligan.episodes.rollout import reflect_and_retry
 from mulligan.errors import MulliganError
 from mulligan.report import page
 from mulligan.run.out_of_memory import memory_errors
+from mulligan.storage import line_index
 from mulligan.storage.atomic import write_atomically
 from mulligan.storage.lock import hold
 from mulligan.storage.records import RecordLog
@@ -240,6 +241,30 @@ def test_a_run_that_another_process_works_on_is_refused(run_before, tiny_run):
     assert outcome.code == 1
     assert f"in use by another process (pid {os.getpid()})" in outcome.err
     assert resumed(run, tiny_run).code == 0
+
+
+def test_readers_beside_a_trainer_see_a_whole_run_and_change_nothing(
+    run_before, tiny_run, monkeypatch
+):
+    run, append, readers = run_before("train"), RecordLog.append, []
+
+    def look_on():
+        line_index.SPILL_EVERY = 2  # in the reader's process alone
+        for command in ("report", "show"):
+            outcome = run_cli(command, run)
+            assert outcome.code == 0, outcome.err
+        assert not list(run.rglob(".*.index"))
+
+    def append_and_let_look(log, record):
+        written = append(log, record)
+        if log.path.name == "timings.jsonl" and len(log) % 2:
+            readers.append(in_background(look_on))
+        return written
+
+    monkeypatch.setattr(RecordLog, "append", append_and_let_look)
+    assert resumed(run, tiny_run).code == 0
+    assert [ended(each) for each in readers] == [0] * 2
+    assert end_state(run) == end_state(tiny_run)
 
 
 @pytest.mark.parametrize("content", ["{", "3", "[1]", '{"warmup": true}', "\xff"])

@@ -210,6 +210,9 @@ class Recipe(Section):
     evaluate: Evaluate
 
 
+MADE_WITH = "made_with"
+"""The block of a run's ``config.yaml`` that says by which versions it was made."""
+
 MAY_CHANGE_ON_RESUME = frozenset(
     {"train.stop_after", "device", "generate.memory_gib", "train.tokens_at_once"}
 )
@@ -219,10 +222,13 @@ MAY_CHANGE_ON_RESUME = frozenset(
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, apply ``name=value`` overrides, and check it.
 
+    A run's ``config.yaml`` is a recipe too: what that run was made with says nothing of the next.
+
     Raises:
         MulliganError: no such file, not YAML, an unknown name, or a wrong value.
     """
     settings = read_yaml(path)
+    settings.pop(MADE_WITH, None)
     for override in overrides:
         _apply_override(settings, override)
     return check_recipe(settings, str(path))

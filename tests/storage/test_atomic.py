@@ -3,7 +3,15 @@ import random
 
 import pytest
 
-from disk_faults import as_nobody, fill, killed_after, make_read_only, small_disk
+from disk_faults import (
+    as_nobody,
+    ended,
+    fill,
+    in_background,
+    killed_after,
+    make_read_only,
+    small_disk,
+)
 from mulligan.errors import MulliganError
 from mulligan.storage.atomic import (
     disk_errors,
@@ -44,6 +52,30 @@ def test_a_killed_writer_leaves_the_old_content_or_the_new_one(tmp_path):
         assert number in {acknowledged[-1] % 26, (acknowledged[-1] + 1) % 26}
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["table.json"]
+
+
+def test_writers_of_the_same_file_never_mix_nor_get_in_each_others_way(tmp_path):
+    target = tmp_path / "report.html"
+    contents = [bytes([65 + number]) * 2_000_000 for number in range(4)]
+    write_atomically(target, contents[0])
+
+    def work(content):
+        for _ in range(10):
+            write_atomically(target, content)
+            remove_leftovers(tmp_path)  # as a process does that takes over the run
+
+    writers = [in_background(lambda content=content: work(content)) for content in contents]
+    seen = [target.read_bytes() for _ in range(20)]
+    assert [ended(each) for each in writers] == [0] * 4
+    assert all(content in contents for content in seen)
+    assert names(tmp_path) == ["report.html"]
+
+
+def test_what_a_living_process_is_writing_is_not_tidied_away(tmp_path):
+    with whole_folder(tmp_path / "step-1") as partial:
+        remove_leftovers(tmp_path)
+        assert partial.is_dir()
+    assert names(tmp_path) == ["step-1"]
 
 
 def test_a_full_disk_leaves_the_old_content_and_names_the_remedy(tmp_path):

@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 from mulligan import __version__
-from mulligan.config import Recipe, as_yaml, changed_settings, check_recipe, read_yaml
+from mulligan.config import MADE_WITH, Recipe, as_yaml, changed_settings, check_recipe, read_yaml
 from mulligan.engines.base import Engine
 from mulligan.engines.registry import Surroundings, find_engine
 from mulligan.episodes.conversation import Conversations
@@ -169,7 +169,7 @@ def open_session(
     with ExitStack() as stack:
         stack.enter_context(hold(run.path))
         if not run.config.exists():
-            write_atomically(run.config, as_yaml(recipe) + yaml.safe_dump({"made_with": _made()}))
+            write_atomically(run.config, as_yaml(recipe) + yaml.safe_dump({MADE_WITH: _made()}))
         yield Session(recipe, run, console, stop, stack)
 
 
@@ -180,10 +180,12 @@ def recipe_of(run: RunFolder) -> Recipe:
         MulliganError: it is not a run, or one made by a newer format.
     """
     settings = read_yaml(run.config)
-    made: dict[str, Any] = settings.pop("made_with", {})
+    made: dict[str, Any] = settings.pop(MADE_WITH, {})
     written = made.get("format") if isinstance(made, dict) else None
     if not isinstance(written, int):
-        raise MulliganError(f"{run.config} does not say which format the run has: it is no run's.")
+        raise MulliganError(
+            f"{run.config} does not say which format the run has, so it was not written by a run."
+        )
     if written > FORMAT:
         raise MulliganError(
             f"{run.path} was made by a newer Mulligan (run format {written}; this one reads up to "

@@ -1,15 +1,18 @@
-"""Files and folders that appear complete or not at all, and disk errors that a user can mend.
+"""Files and folders that appear complete or not at all, and disk errors that a user can fix.
 
-Everything is built beside its destination under a hidden name ending in ``.partial``, forced to
-the disk, and renamed into place; a kill at any moment leaves the old content or the new one.
+Everything is built beside its destination under a hidden name of its own that ends in
+``.partial``, forced to the disk, and renamed into place; a kill at any moment leaves the old
+content or the new one. Two processes that write the same file never mix: the later one wins.
 """
 
 import errno
+import fcntl
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mulligan.errors import MulliganError
@@ -32,18 +35,18 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     Text is written as UTF-8. Missing parent folders are made.
 
     Raises:
-        MulliganError: the disk is full, read-only or not ours; the old content is untouched.
+        MulliganError: the disk is full, read-only or forbidden; the old content is untouched.
     """
     content = data.encode() if isinstance(data, str) else data
-    partial = _partial(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial, descriptor = _claim(path, folder=False)
         try:
-            with partial.open("wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(path)
+                partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
@@ -58,12 +61,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
         An empty folder to fill. It is forced to the disk, then renamed to ``path``.
 
     Raises:
-        MulliganError: the disk is full, read-only or not ours; nothing is left behind.
+        MulliganError: the disk is full, read-only or forbidden; nothing is left behind.
     """
-    partial = _partial(path)
     with disk_errors(path):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, descriptor = _claim(path, folder=True)
         try:
             yield partial
             _sync_tree(partial)
@@ -71,6 +73,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+        finally:
+            os.close(descriptor)
         sync_folder(path.parent)
 
 
@@ -78,19 +82,25 @@ def remove_folder(path: Path) -> None:
     """Remove a folder where it exists; it vanishes under its name at once, never by halves."""
     if not path.exists():
         return
-    doomed = path.with_name(f".{path.name}.removed{PARTIAL}")
-    shutil.rmtree(doomed, ignore_errors=True)
+    doomed = _partial(path)
     path.rename(doomed)
     shutil.rmtree(doomed)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left unfinished directly in a folder."""
+    """Remove what killed processes left unfinished directly in a folder.
+
+    What a living process is writing stays: its lock says so.
+    """
     for leftover in sorted(folder.glob(f".*{PARTIAL}")):
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover)
-        else:
+        if leftover.is_symlink():
             leftover.unlink()
+            continue
+        with suppress(FileNotFoundError), _locked(leftover) as is_dead:
+            if is_dead and leftover.is_dir():
+                shutil.rmtree(leftover)
+            elif is_dead:
+                leftover.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -134,7 +144,7 @@ def disk_errors(path: Path, doing: str = "write") -> Iterator[None]:
         number = _error_number(error)
         if number is None:
             raise
-        remedy = _REMEDIES.get(number, f"{os.strerror(number)}. Mend that, then try again.")
+        remedy = _REMEDIES.get(number, f"{os.strerror(number)}. Fix that, then try again.")
         raise MulliganError(f"Cannot {doing} {path}: {remedy}") from error
 
 
@@ -145,8 +155,42 @@ def _error_number(error: Exception) -> int | None:
     return int(wrapped.group(1)) if wrapped else None
 
 
+def _claim(path: Path, *, folder: bool) -> tuple[Path, int]:
+    """Make an empty file or folder to build ``path`` in, and lock it while its writer lives.
+
+    Returns:
+        Where it is, and the open descriptor that holds the lock.
+    """
+    while True:
+        partial = _partial(path)
+        if folder:
+            partial.mkdir()
+            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+        else:
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with suppress(OSError):  # a file system without locks: nobody tidies up there either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if partial.exists():  # else it was tidied away before it was locked
+            return partial, descriptor
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(leftover: Path) -> Iterator[bool]:
+    """Yield whether no living process writes a file or folder; none begins in the block."""
+    descriptor = os.open(leftover, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(descriptor)
+
+
 def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}{PARTIAL}")
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{PARTIAL}")
 
 
 def _sync_tree(folder: Path) -> None:

@@ -1,9 +1,11 @@
-"""Where each line of a file of records ends, and which ids it holds, in 16 bytes a record.
+"""Where each line of a file of records ends, and which ids it holds, in 16 bytes per record.
 
 The index is derived: it is rebuilt from the records whenever it is missing or does not fit. Short
-files have none on the disk; long ones keep it in a hidden file beside them, mapped, not read.
+files have none on the disk; long ones keep it in a hidden file beside them, mapped, not read. Only
+who writes records writes an index.
 """
 
+import os
 from array import array
 from hashlib import blake2b
 from pathlib import Path
@@ -15,8 +17,8 @@ from mulligan.errors import MulliganError
 from mulligan.storage.atomic import write_atomically
 
 SPILL_EVERY = 16_384
-"""New entries held in memory before they move to the index file; a store that is opened scans at
-most as many lines."""
+"""New entries held in memory before a writer moves them to the index file; a store that is opened
+scans at most as many lines."""
 
 _MAGIC = b"mulligan index 1"
 _ENTRY = np.dtype([("end", "<u8"), ("key", "<u8")])
@@ -37,6 +39,7 @@ class LineIndex:
     def __init__(self, path: Path) -> None:
         """Open the index kept in ``path``; an absent or foreign file counts as empty."""
         self._path = path
+        self._writes = False
         self._stored = _load(path)
         self._ends = array("Q")
         self._keys = array("Q")
@@ -53,6 +56,10 @@ class LineIndex:
             self._sorted = np.sort(self._stored["key"])
         place = int(np.searchsorted(self._sorted, np.uint64(key)))
         return place < len(self._sorted) and int(self._sorted[place]) == key
+
+    def begin_writing(self) -> None:
+        """From here on, entries are kept in the file: this process writes the records."""
+        self._writes = True
 
     def add(self, end: int, key: int) -> None:
         """Append the entry of one line."""
@@ -83,9 +90,12 @@ class LineIndex:
         entries = np.empty(len(self), _ENTRY)
         entries["end"] = np.concatenate([self._stored["end"], np.asarray(self._ends)])
         entries["key"] = np.concatenate([self._stored["key"], np.asarray(self._keys)])
+        if not self._writes:
+            self._replace(entries)
+            return
         try:
             write_atomically(self._path, _MAGIC + entries.tobytes())
-        except MulliganError:  # a store that we may only read, or a full disk: do without the file
+        except MulliganError:  # a full disk: do without the file
             self._replace(entries)
         else:
             self._replace(_load(self._path))
@@ -98,11 +108,13 @@ class LineIndex:
 
 
 def _load(path: Path) -> NDArray[np.void]:
+    """Map an index file; a writer may put another in its place meanwhile, so it is opened once."""
     if not path.is_file():
         return np.empty(0, _ENTRY)
-    size = path.stat().st_size - len(_MAGIC)
     with path.open("rb") as file:
-        ours = file.read(len(_MAGIC)) == _MAGIC
-    if not ours or size <= 0 or size % _ENTRY.itemsize:
-        return np.empty(0, _ENTRY)
-    return np.memmap(path, _ENTRY, mode="r", offset=len(_MAGIC))
+        size = os.fstat(file.fileno()).st_size - len(_MAGIC)
+        known = file.read(len(_MAGIC)) == _MAGIC
+        if not known or size <= 0 or size % _ENTRY.itemsize:
+            return np.empty(0, _ENTRY)
+        shape = (size // _ENTRY.itemsize,)
+        return np.memmap(file, _ENTRY, mode="r", offset=len(_MAGIC), shape=shape)

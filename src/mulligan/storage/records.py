@@ -1,12 +1,12 @@
 """Files of records: JSON lines that only ever grow.
 
-One line a record, each with its schema version, written by one system call. A record is
+One line per record, each with its schema version, written by one system call. A record is
 acknowledged when ``append`` returns: it has then reached the operating system and survives the
 death of the process (SIGKILL included). ``sync`` makes it survive a power cut too.
 
 A line that a kill cut short was never acknowledged: it is left out when the file is opened, said
-once, and cut off before the next record is written. Opening changes nothing on the disk, so that
-a run can be read while it is being written.
+once, and cut off before the next record is written. Opening and reading change nothing on the
+disk, so that a run can be read while it is being written; only who appends writes an index.
 """
 
 import json
@@ -27,6 +27,8 @@ from mulligan.storage.line_index import LineIndex, hash_key
 SCHEMA = 1
 """Version of the line format; raised whenever older code would misread a line."""
 
+_BLOCK = 2**20
+
 R = TypeVar("R")
 log = logging.getLogger("mulligan")
 
@@ -41,8 +43,8 @@ def encode(record: Any) -> bytes:
         body = pydantic_core.to_json(record, inf_nan_mode="strings")
     except pydantic_core.PydanticSerializationError:
         text = json.dumps(pydantic_core.to_jsonable_python(record), ensure_ascii=False)
-        mended = pydantic_core.from_json(text.encode("utf-8", "replace"))
-        body = pydantic_core.to_json(mended, inf_nan_mode="strings")
+        repaired = pydantic_core.from_json(text.encode("utf-8", "replace"))
+        body = pydantic_core.to_json(repaired, inf_nan_mode="strings")
     return b'{"schema":%d,%b\n' % (SCHEMA, body[1:])
 
 
@@ -62,7 +64,7 @@ class RecordLog(Generic[R]):
             key: gives a record's id. A record whose id is there already is not written again.
 
         Raises:
-            MulliganError: a line that is not one of our records, or an id that occurs twice.
+            MulliganError: a line that is not such a record, or an id that occurs twice.
         """
         self.path = path
         self._adapter: TypeAdapter[R] = TypeAdapter(record_type)
@@ -88,16 +90,14 @@ class RecordLog(Generic[R]):
 
     def __iter__(self) -> Iterator[R]:
         """Stream the records that are there now, in order."""
-        if len(self):
-            with self.path.open("rb") as file:
-                for position in range(len(self)):
-                    yield self._decode(file.readline(), position)
+        for position, line in zip(range(len(self)), self._lines(0), strict=False):
+            yield self._decode(line, position)
 
     def append(self, record: R) -> bool:
         """Write a record, unless its id is there already; return whether it was written.
 
         Raises:
-            MulliganError: the disk is full, read-only or not ours; every earlier record stays.
+            MulliganError: the disk is full, read-only or forbidden; every earlier record stays.
         """
         key = hash_key(self._key(record))
         if key in self._index:
@@ -152,9 +152,23 @@ class RecordLog(Generic[R]):
                 self._index.clear()
             self._scan()
 
+    def _lines(self, begin: int) -> Iterator[bytes]:
+        """Stream the lines from a byte on, of the file that was opened, whatever its name holds.
+
+        The last one may be half a line.
+        """
+        rest = b""
+        while self._reader is not None and (block := os.pread(self._reader, _BLOCK, begin)):
+            begin += len(block)
+            *whole, rest = (rest + block).split(b"\n")
+            yield from (line + b"\n" for line in whole)
+        if rest:
+            yield rest
+
     def _index_fits(self) -> bool:
         """Whether the kept index belongs to this file: a few of its lines are looked up."""
-        if len(self) and self._end() > self.path.stat().st_size:
+        assert self._reader is not None
+        if len(self) and self._end() > os.fstat(self._reader).st_size:
             return False
         probes = {*range(0, len(self), len(self) // 8 + 1), len(self) - 1} if len(self) else set()
         try:
@@ -164,21 +178,20 @@ class RecordLog(Generic[R]):
 
     def _scan(self) -> None:
         """Index the lines that the index does not know yet."""
-        with self.path.open("rb") as file:
-            end = file.seek(self._end())
-            for line in file:
-                if not line.endswith(b"\n"):
-                    self._say_torn(line)
-                    break
-                end += len(line)
-                record_id = self._key(self._decode(line, len(self)))
-                key = hash_key(record_id)
-                if key in self._index:
-                    raise MulliganError(
-                        f"{self.path}, line {len(self) + 1}: the id {record_id!r} occurs a second "
-                        "time. Ids must be unique: remove one of the two lines."
-                    )
-                self._index.add(end, key)
+        end = self._end()
+        for line in self._lines(end):
+            if not line.endswith(b"\n"):
+                self._say_torn(line)
+                break
+            end += len(line)
+            record_id = self._key(self._decode(line, len(self)))
+            key = hash_key(record_id)
+            if key in self._index:
+                raise MulliganError(
+                    f"{self.path}, line {len(self) + 1}: the id {record_id!r} occurs a second "
+                    "time. Ids must be unique: remove one of the two lines."
+                )
+            self._index.add(end, key)
 
     def _say_torn(self, line: bytes) -> None:
         log.warning(
@@ -192,12 +205,13 @@ class RecordLog(Generic[R]):
     def _open_for_writing(self) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not self.path.exists()
-        writer = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        writer = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.ftruncate(writer, self._end())
         if self._reader is None:
             self._reader = os.open(self.path, os.O_RDONLY)
         if is_new:
             sync_folder(self.path.parent)
+        self._index.begin_writing()
         return writer
 
     def _decode(self, line: bytes, position: int) -> R:
@@ -216,7 +230,7 @@ class RecordLog(Generic[R]):
         except (ValueError, ValidationError) as error:
             raise MulliganError(
                 f"{self.path}, line {position + 1} is not a record that can be read: "
-                f"{_first_line(error)}. Mend or remove that line."
+                f"{_first_line(error)}. Fix or remove that line."
             ) from error
 
 
