@@ -1,7 +1,11 @@
-"""Which prompts run together: waves whose keys and values fit in the memory that is allowed."""
+"""Which prompts run together: waves whose keys and values fit in the memory that is allowed.
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+Planning is linear in the number of prompts: what a wave needs is kept up to date as prompts are
+added to it, and what the waiting prompts continue is counted once.
+"""
+
+from collections import Counter, deque
+from collections.abc import Sequence
 
 from mulligan.engines.local.decoding import PlannedPrompt, trunk_key
 from mulligan.engines.local.prefix_cache import GROWTH, Block, PrefixStore
@@ -10,6 +14,56 @@ from mulligan.types import Sampling, TokenIds
 
 Rows = tuple[tuple[int, int], ...]
 """(i, j): sample j of prompt i."""
+
+
+class Need:
+    """What the prompts of a wave need together, in bytes; kept up to date as they are added.
+
+    Args:
+        max_tokens: the longest completion.
+        token_bytes: keys and values of one token, all layers.
+    """
+
+    def __init__(self, max_tokens: int, token_bytes: int) -> None:
+        self._growth = max_tokens + GROWTH
+        self._token_bytes = token_bytes
+        self._trunks: set[object] = set()
+        self._longest_trunk = 0
+        self._longest_branch = 0
+        self.rows = 0
+        self.kept: dict[Block, int] = {}
+        """The kept blocks that the prompts read, and their bytes."""
+
+    def add(self, prompt: PlannedPrompt) -> None:
+        """Count one more prompt."""
+        self._trunks.add(trunk_key(prompt))
+        self._longest_trunk = max(self._longest_trunk, prompt.trunk_length)
+        self._longest_branch = max(self._longest_branch, prompt.branch_length)
+        self.rows += len(prompt.rows)
+        self.kept.update((block, block.nbytes) for block in _known_blocks(prompt))
+
+    @property
+    def made(self) -> int:
+        """Bytes of the blocks that the wave makes, their padding included.
+
+        Known trunks count too, for they may have to be gathered into one block.
+        """
+        return self._made(len(self._trunks), self._longest_trunk, self.rows, self._longest_branch)
+
+    def with_prompt(self, prompt: PlannedPrompt) -> int:
+        """Return the bytes of blocks made and kept, were a prompt added."""
+        made = self._made(
+            len(self._trunks) + (trunk_key(prompt) not in self._trunks),
+            max(self._longest_trunk, prompt.trunk_length),
+            self.rows + len(prompt.rows),
+            max(self._longest_branch, prompt.branch_length),
+        )
+        more = sum(block.nbytes for block in _known_blocks(prompt) if block not in self.kept)
+        return made + sum(self.kept.values()) + more
+
+    def _made(self, trunks: int, longest_trunk: int, rows: int, longest_branch: int) -> int:
+        tokens = trunks * longest_trunk + rows * (longest_branch + self._growth)
+        return tokens * self._token_bytes
 
 
 class Plan:
@@ -38,8 +92,9 @@ class Plan:
         self._memory = memory
         self._token_bytes = token_bytes
         self._rest = deque(_distinct(prompts, n))
-        self.waves = 0
-        """Waves planned so far."""
+        self._rows_left = len(prompts) * n
+        self._coming: Counter[Block] | None = None
+        self._continues: dict[TokenIds, set[Block]] = {}
 
     def next_wave(self) -> list[PlannedPrompt]:
         """Return what runs next; empty when everything has run.
@@ -48,32 +103,44 @@ class Plan:
             MulliganError: not even one row fits.
         """
         wave: list[PlannedPrompt] = []
+        need = self._need([])
         while self._rest:
             ids, rows = self._rest.popleft()
             prompt = self._lay(ids, rows)
-            if self._fits([*wave, prompt]):
+            if need.with_prompt(prompt) <= self._memory:
                 wave.append(prompt)
+                need.add(prompt)
+                self._no_longer_coming(ids)
                 continue
             if wave:
                 self._rest.appendleft((ids, rows))
                 break
             wave, later = self._split(ids, rows)
+            need = self._need(wave)
             if later:
                 self._rest.appendleft((ids, later))
+            else:
+                self._no_longer_coming(ids)
             break
         if wave:
-            self.waves += 1
-            self._make_room(wave)
+            self._rows_left -= need.rows
+            self._make_room(need)
         return wave
 
     def summary(self, wave: Sequence[PlannedPrompt]) -> str:
         """Say what the first wave of a call was made of, and of how much memory."""
-        rows, used = sum(len(prompt.rows) for prompt in wave), self._cost(wave)
-        left = sum(len(rows) for _, rows in self._rest)
+        need = self._need(wave)
         return (
-            f"{rows} rows on {len(wave)} distinct prompts in the first wave, {used / 2**20:.0f} MiB"
-            f" of keys and values of {self._memory / 2**20:.0f} MiB allowed; {left} rows wait"
+            f"{need.rows} rows on {len(wave)} distinct prompts in the first wave, "
+            f"{need.made / 2**20:.0f} MiB of keys and values of {self._memory / 2**20:.0f} MiB "
+            f"allowed; {self._rows_left} rows wait"
         )
+
+    def _need(self, wave: Sequence[PlannedPrompt]) -> Need:
+        need = Need(self._max_tokens, self._token_bytes)
+        for prompt in wave:
+            need.add(prompt)
+        return need
 
     def _lay(self, ids: TokenIds, rows: Rows) -> PlannedPrompt:
         """Find what is known of a prompt, and whether it continues a trunk as it is."""
@@ -88,53 +155,52 @@ class Plan:
     def _split(self, ids: TokenIds, rows: Rows) -> tuple[list[PlannedPrompt], Rows]:
         """Return as many rows of one prompt as fit, on a trunk of its own, and the others."""
         for count in range(len(rows), 0, -1):
-            wave = [PlannedPrompt(ids, rows[:count])]
-            if self._fits(wave):
-                return wave, rows[count:]
-        needed = self._cost([PlannedPrompt(ids, rows[:1])])
+            prompt = PlannedPrompt(ids, rows[:count])
+            if self._need([]).with_prompt(prompt) <= self._memory:
+                return [prompt], rows[count:]
+        needed = self._need([]).with_prompt(PlannedPrompt(ids, rows[:1]))
         raise MulliganError(
             f"One sample of a prompt of {len(ids)} tokens with max_tokens={self._max_tokens} needs "
             f"{needed / 2**30:.3g} GiB for keys and values, and memory_gib allows "
             f"{self._memory / 2**30:.3g}. Raise memory_gib, or shorten the prompt or max_tokens."
         )
 
-    def _fits(self, wave: Sequence[PlannedPrompt]) -> bool:
-        needed = sum(block.nbytes for block in _needed(wave))
-        return self._cost(wave) + needed <= self._memory
-
-    def _cost(self, wave: Sequence[PlannedPrompt]) -> int:
-        """Return the bytes of the blocks that a wave makes, their padding included.
-
-        Known trunks count too, for they may have to be gathered into one block.
-        """
-        trunks = {trunk_key(prompt): prompt.trunk_length for prompt in wave}
-        rows = sum(len(prompt.rows) for prompt in wave)
-        columns = max(prompt.branch_length for prompt in wave) + self._max_tokens + GROWTH
-        tokens = len(trunks) * max(trunks.values()) + rows * columns
-        return tokens * self._token_bytes
-
-    def _make_room(self, wave: Sequence[PlannedPrompt]) -> None:
+    def _make_room(self, need: Need) -> None:
         """Drop kept blocks until the wave fits: first those that nothing to come continues.
 
         Of those that something continues the newest go first: what comes next continues the oldest.
         """
-        needed = _needed(wave)
-        coming = _needed([self._lay(ids, rows) for ids, rows in self._rest])
-        kept = [block for block in self._store.blocks() if block not in needed]
-        idle = [block for block in kept if block not in coming]
-        busy = [block for block in reversed(kept) if block in coming]
-        used = self._cost(wave) + sum(block.nbytes for block in [*needed, *kept])
+        kept = [block for block in self._store.blocks() if block not in need.kept]
+        used = need.made + sum(need.kept.values()) + sum(block.nbytes for block in kept)
+        if used <= self._memory:
+            return
+        coming = self._what_comes()
+        idle = [block for block in kept if not coming[block]]
+        busy = [block for block in reversed(kept) if coming[block]]
+        gone = []
         for block in [*idle, *busy]:
             if used <= self._memory:
                 break
             used -= block.nbytes
-            self._store.drop([block])
+            gone.append(block)
+        self._store.drop(gone)
+
+    def _what_comes(self) -> Counter[Block]:
+        """Return how many waiting prompts continue each kept block, counted once for the call."""
+        if self._coming is None:
+            self._continues = {ids: _known_blocks(self._lay(ids, rows)) for ids, rows in self._rest}
+            self._coming = Counter(block for each in self._continues.values() for block in each)
+        return self._coming
+
+    def _no_longer_coming(self, ids: TokenIds) -> None:
+        if self._coming is not None:
+            self._coming.subtract(self._continues[ids])
 
 
-def _needed(wave: Iterable[PlannedPrompt]) -> set[Block]:
-    """Return the kept blocks that a wave reads."""
-    known = [prompt.known for prompt in wave if prompt.known is not None]
-    return {block for sequence in known for block in (sequence.trunk.block, sequence.branch)}
+def _known_blocks(prompt: PlannedPrompt) -> set[Block]:
+    """Return the kept blocks that a prompt reads."""
+    known = prompt.known
+    return set() if known is None else {known.trunk.block, known.branch}
 
 
 def _distinct(prompts: Sequence[TokenIds], n: int) -> list[tuple[TokenIds, Rows]]:

@@ -6,7 +6,8 @@ Does not apply: across weights (the engine forgets everything when the policy ch
 that do not keep one key and value per token and layer (they take the plain path).
 """
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -141,6 +142,8 @@ class PrefixStore:
 
     def __init__(self) -> None:
         self._sequences: list[KnownSequence] = []
+        self._users: Counter[Block] = Counter()
+        """How many sequences stand on each block."""
 
     def __len__(self) -> int:
         return len(self._sequences)
@@ -149,9 +152,11 @@ class PrefixStore:
         """Remember a sequence; one with the same ids is replaced."""
         at = bisect_left(self._sequences, sequence)
         if at < len(self._sequences) and self._sequences[at].ids == sequence.ids:
+            self._leave(self._sequences[at])
             self._sequences[at] = sequence
         else:
-            insort(self._sequences, sequence)
+            self._sequences.insert(at, sequence)
+        self._users.update({sequence.trunk.block, sequence.branch})
 
     def longest(self, ids: TokenIds) -> Match | None:
         """Return the sequence that shares the longest beginning with ``ids``.
@@ -167,23 +172,41 @@ class PrefixStore:
 
     def blocks(self) -> list[Block]:
         """Return every block in use, oldest first."""
-        blocks = {block for s in self._sequences for block in (s.trunk.block, s.branch)}
-        return sorted(blocks, key=lambda block: block.number)
+        return sorted(self._users, key=lambda block: block.number)
 
     def drop(self, blocks: Iterable[Block]) -> None:
         """Forget every sequence that needs one of these blocks."""
         gone = set(blocks)
-        self._sequences = [
-            s for s in self._sequences if s.trunk.block not in gone and s.branch not in gone
-        ]
+        if not gone:
+            return
+        kept = []
+        for sequence in self._sequences:
+            if sequence.trunk.block in gone or sequence.branch in gone:
+                self._leave(sequence)
+            else:
+                kept.append(sequence)
+        self._sequences = kept
 
     def clear(self) -> None:
         """Forget everything."""
         self._sequences.clear()
+        self._users.clear()
+
+    def _leave(self, sequence: KnownSequence) -> None:
+        """Count a sequence out of its blocks."""
+        for block in {sequence.trunk.block, sequence.branch}:
+            self._users[block] -= 1
+            if not self._users[block]:
+                del self._users[block]
 
 
 def common_length(left: TokenIds, right: TokenIds) -> int:
     """Return how many ids two sequences have in common from their start."""
-    length = min(len(left), len(right))
-    differs = np.asarray(left[:length]) != np.asarray(right[:length])
-    return int(differs.argmax()) if differs.any() else length
+    least, most = 0, min(len(left), len(right))
+    while least < most:  # comparing slices of tuples costs less than making arrays of them
+        middle = (least + most + 1) // 2
+        if left[least:middle] == right[least:middle]:
+            least = middle
+        else:
+            most = middle - 1
+    return least
