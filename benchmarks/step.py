@@ -25,7 +25,7 @@ from benchmarks.workload import FAILURES, MODEL, REFLECTION, RETRY, SAMPLES, TEM
 from mulligan.config import Recipe
 from mulligan.engines.local.engine import LocalEngine
 from mulligan.episodes.failures import FailureStore
-from mulligan.logprobs.shared_prompt import Trunk
+from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.models.load import load_model
 from mulligan.storage.run_folder import RunFolder
 from mulligan.trainer.loop import Sums, Trainer
@@ -83,7 +83,7 @@ def ours(folder: Path) -> Step:
             "collect": {"problems": FAILURES},
             "train": {
                 "steps": 100,
-                "failures": FAILURES,
+                "failures_per_step": FAILURES,
                 "group_size": SAMPLES,
                 "learning_rate": LEARNING_RATE,
                 "kl_beta": 0.0,
@@ -104,11 +104,11 @@ def ours(folder: Path) -> Step:
         run=RunFolder(folder),
         stop=lambda: False,
     )
-    trunk, learner = Trunk(policy), trainer.learner()
+    scorer, learner = GroupScorer(policy), trainer.learner()
 
     def step(number: int) -> None:
         engine.update_weights(policy, version=number)
-        learner.update(trainer.losses(trainer.rollout(number), trunk, None, Sums()))
+        learner.update(trainer.losses(trainer.rollout(number), scorer, None, Sums()))
 
     return lambda number: seconds(partial(step, number), policy.device)
 

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.machine import Machine, measure, middle, seconds
-from mulligan.logprobs.shared_prompt import Trunk
+from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.models.load import DEFAULT_MODEL, load_model, load_tokenizer
 from mulligan.objectives.advantages import group_advantages
 from mulligan.objectives.loss import grpo_loss, loss_normaliser
@@ -176,11 +176,11 @@ def ours(checkpointing: bool = False) -> Step:
     model = benchmark_model()
     if checkpointing:
         model.gradient_checkpointing_enable()
-    trunk = Trunk(model)
+    scorer = GroupScorer(model)
 
     def step(shape: Shape) -> None:
         prompt_ids, completions, rewards_G = group(shape)
-        logprobs_GR, mask_GR = trunk(prompt_ids, completions, TEMPERATURE)
+        logprobs_GR, mask_GR = scorer(prompt_ids, completions, TEMPERATURE)
         normaliser = loss_normaliser("dapo", [len(ids) for ids in completions], shape[1])
         loss, _ = grpo_loss(logprobs_GR, mask_GR, group_advantages(rewards_G), normaliser)
         loss.backward()

@@ -89,7 +89,7 @@ RECIPE = {
     "seed": 1,
     "prompts": {"reflect": "?"},
     "generate": {"answer_tokens": 10, "reflection_tokens": 6, "problems_at_once": 2},
-    "warmup": {"examples": 32, "batch": 4, "learning_rate": 1e-3},
+    "sft": {"examples": 32, "batch": 4, "learning_rate": 1e-3},
     "collect": {"problems": 4, "attempts": 4},
     "train": {
         "steps": 8,
@@ -382,21 +382,22 @@ def make_model(folder: Path) -> None:
     """Make a random model and teach it mini Countdown until some of its answers pass."""
     from tests.tiny import make_model_folder
 
-    from mulligan.config import WarmUp
+    from mulligan.config import Sft
     from mulligan.episodes.conversation import Conversations
     from mulligan.models.load import load_model
     from mulligan.tasks.countdown.task import Countdown
-    from mulligan.trainer.sft import warm_up
+    from mulligan.trainer.sft import fine_tune
 
     make_model_folder(folder, chat_template=TEMPLATE)
     policy, tokenizer = load_model(str(folder), "float32", "cpu")
-    warm_up(
+    fine_tune(
         policy,
         Conversations(tokenizer, "?"),
         list(Countdown(**TASK).demonstrations(1600, seed=3)),  # type: ignore[arg-type]
-        WarmUp(batch=16, learning_rate=1e-2),
+        Sft(batch=16, learning_rate=1e-2),
         seed=1,
         dtype="float32",
+        first_step_learns=True,
         tokens_at_once=4096,
         report=lambda step: None,
     )

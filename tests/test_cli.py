@@ -21,7 +21,7 @@ MULLIGAN = [sys.executable, "-c", "from mulligan.cli import main; main()"]
 def recipe(tmp_path, tiny_llama):
     """Writes the tiny recipe without a warm-up, with changes."""
     return lambda **changes: write_recipe(
-        tmp_path, changes.pop("model", tiny_llama), **({"warmup": None} | changes)
+        tmp_path, changes.pop("model", tiny_llama), **({"sft": None} | changes)
     )
 
 
@@ -53,7 +53,7 @@ def test_one_command_makes_every_stage_and_says_where_the_report_lies(tiny_run):
     assert len(lines(tiny_run / "evaluation" / "before.jsonl")) == 10
     assert len(lines(tiny_run / "evaluation" / "after.jsonl")) == 10
     assert "<html" in (tiny_run / "report.html").read_text()
-    assert yaml.safe_load((tiny_run / "config.yaml").read_text())["made_with"]["format"] == 1
+    assert yaml.safe_load((tiny_run / "config.yaml").read_text())["made_with"]["format"] == 2
 
 
 def test_a_finished_run_is_gone_over_without_doing_anything_again(run_copy):
@@ -286,7 +286,7 @@ def test_a_task_without_demonstrations_cannot_be_warmed_up_on(recipe, tmp_path):
         for n in range(100):
             messages = [{"role": "user", "content": f"{n} + 2?"}]
             print(json.dumps({"messages": messages, "reference": str(n + 2)}), file=file)
-    path = recipe(task=str(rows), task_options={"verifier": "exact"}, warmup={"examples": 4})
+    path = recipe(task=str(rows), task_options={"verifier": "exact"}, sft={"examples": 4})
     assert "offers no demonstrations" in refused("warmup", path, "--runs", tmp_path)
 
 

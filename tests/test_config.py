@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -30,15 +32,15 @@ def test_a_recipe_is_read_with_the_values_of_the_method_where_it_says_nothing(re
     recipe = load_recipe(recipe_file)
     assert recipe.train.steps == 4
     assert recipe.generate.temperature == 0.9
-    assert recipe.train.clip_gradient == 1.0
+    assert recipe.train.max_grad_norm == 1.0
     assert recipe.train.schedule == "cosine"
     assert recipe.train.loss == "grpo"
 
 
 def test_the_defaults_of_training_are_those_of_the_paper():
     train = check_recipe(RECIPE | {"train": {"steps": 1}}, "recipe").train
-    assert (train.failures, train.group_size, train.kl_beta) == (256, 8, 0.001)
-    assert (train.learning_rate, train.warmup_share) == (5e-7, 0.03)
+    assert (train.failures_per_step, train.group_size, train.kl_beta) == (256, 8, 0.001)
+    assert (train.learning_rate, train.warmup_ratio) == (5e-7, 0.03)
 
 
 def test_a_recipe_survives_being_saved_and_read_again():
@@ -56,7 +58,7 @@ def test_a_recipe_is_frozen():
     [
         ({"sed": 3}, "sed: unknown name; did you mean 'seed'?"),
         ({"train": {"step": 3}}, "train.step: unknown name; did you mean 'steps'?"),
-        ({"warmup": {"exampels": 3}}, "warmup.exampels: unknown name; did you mean 'examples'?"),
+        ({"sft": {"exampels": 3}}, "sft.exampels: unknown name; did you mean 'examples'?"),
         ({"generate": {"zzz": 1}}, "generate.zzz: unknown name; valid names: answer_tokens, "),
     ],
 )
@@ -85,6 +87,51 @@ def test_a_missing_section_is_named():
     assert "collect: missing" in refusal({k: v for k, v in RECIPE.items() if k != "collect"})
 
 
+OLD_NAMES = {
+    "warmup": {"examples": 7, "warmup_share": 0.5},
+    "train": {"steps": 1, "failures": 5, "warmup_share": 0.25, "clip_gradient": 3.0},
+}
+
+
+def test_names_of_earlier_versions_are_read_and_the_new_ones_said_once(caplog):
+    settings = {k: v for k, v in RECIPE.items() if k != "sft"} | OLD_NAMES
+    for _ in range(2):
+        recipe = check_recipe(settings, "old.yaml")
+    assert (recipe.sft.examples, recipe.sft.warmup_ratio) == (7, 0.5)
+    train = recipe.train
+    assert (train.failures_per_step, train.warmup_ratio, train.max_grad_norm) == (5, 0.25, 3.0)
+    assert settings["warmup"] == OLD_NAMES["warmup"]
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 5
+    assert "old.yaml: `train.failures` is called `train.failures_per_step` now; " in said[2]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("warmup", "sft"), ("train.failures", "train.failures_per_step")],
+)
+def test_a_setting_under_its_old_and_its_new_name_is_refused(old, new):
+    section, _, name = old.rpartition(".")
+    settings = deepcopy(RECIPE)
+    (settings[section] if section else settings)[name or old] = 3
+    assert f"gives both `{old}` and `{new}`" in refusal(settings)
+
+
+def test_an_override_by_an_old_name_overrides_the_new_one(recipe_file):
+    overrides = ["train.failures=7", "warmup.warmup_share=0.5", "sft.examples=9"]
+    recipe = load_recipe(recipe_file, overrides)
+    assert recipe.train.failures_per_step == 7
+    assert (recipe.sft.warmup_ratio, recipe.sft.examples) == (0.5, 9)
+
+
+def test_a_recipe_follows_the_rules_of_the_run_that_it_goes_on_with(recipe_file):
+    assert load_recipe(recipe_file).first_step_learns
+    old = load_recipe(recipe_file, run_format=1)
+    assert not old.first_step_learns
+    assert changed_settings(load_recipe(recipe_file), old) == ["format: 2 -> 1"]
+    assert "format" not in yaml.safe_load(as_yaml(old))
+
+
 def test_every_mistake_is_named_at_once():
     said = refusal(RECIPE | {"sed": 1, "dtype": "int8"})
     assert "sed" in said
@@ -101,7 +148,7 @@ def test_every_mistake_is_named_at_once():
         ("train.stop_after=null", None),
         ("train.scale_advantages=false", False),
         ("model=owner/name", "owner/name"),
-        ("warmup=null", None),
+        ("sft=null", None),
         ("task_options.limit=3", {"limit": 3}),
         ("prompts.reflect=a=b: c", "a=b: c"),
     ],
@@ -120,9 +167,9 @@ def test_a_setting_is_overridden_by_name(recipe_file, override, value):
 
 def test_an_override_makes_a_section_that_the_recipe_leaves_out(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump({k: v for k, v in RECIPE.items() if k != "warmup"}))
-    assert load_recipe(path).warmup is None
-    assert load_recipe(path, ["warmup.examples=7"]).warmup.examples == 7
+    path.write_text(yaml.safe_dump({k: v for k, v in RECIPE.items() if k != "sft"}))
+    assert load_recipe(path).sft is None
+    assert load_recipe(path, ["sft.examples=7"]).sft.examples == 7
 
 
 @pytest.mark.parametrize(

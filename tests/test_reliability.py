@@ -390,7 +390,7 @@ def test_a_verifier_that_hangs_dies_or_exits_never_makes_an_answer_wrong(tiny_ll
     task.write_text(BREAKING.replace("TESTS", repr(str(TESTS))))
     bounds = {"max_error_share": 1.0, "deadline_seconds": 1.0, "workers": 1}
     recipe = write_recipe(
-        tmp_path, tiny_llama, task=str(task), warmup=None, verify=bounds, collect__problems=8
+        tmp_path, tiny_llama, task=str(task), sft=None, verify=bounds, collect__problems=8
     )
     outcome = run_cli("collect", recipe, "--runs", tmp_path)
     assert outcome.code == 0, outcome.err
@@ -492,7 +492,7 @@ def test_a_planted_key_is_found_nowhere_in_a_run(tiny_llama, tmp_path, monkeypat
     for name in ("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, key)
     recipe = write_recipe(
-        tmp_path, tiny_llama, warmup=None, train__steps=1, evaluate__problems=2, collect__problems=8
+        tmp_path, tiny_llama, sft=None, train__steps=1, evaluate__problems=2, collect__problems=8
     )
     outcome = run_cli("run", recipe, "--runs", tmp_path)
     assert outcome.code == 0, outcome.err

@@ -29,11 +29,11 @@ RECIPE: dict[str, Any] = {
     "device": "cpu",
     "prompts": {"reflect": "Wrong. Why?"},
     "generate": {"answer_tokens": 5, "reflection_tokens": 6, "problems_at_once": 8},
-    "warmup": {"examples": 8, "batch": 4, "learning_rate": 1e-3},
+    "sft": {"examples": 8, "batch": 4, "learning_rate": 1e-3},
     "collect": {"problems": 20},
     "train": {
         "steps": 4,
-        "failures": 3,
+        "failures_per_step": 3,
         "group_size": 4,
         "learning_rate": 1e-3,
         "kl_beta": 0.0,

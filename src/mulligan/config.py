@@ -1,11 +1,15 @@
 """A run's settings: load, check, print, save.
 
 A recipe is a YAML file of these settings; ``name=value`` on the command line overrides one, with
-dots for sections (``train.steps=40``). Unknown names are refused with the nearest valid one.
+dots for sections (``train.steps=40``). Unknown names are refused with the nearest valid one; names
+of earlier versions are read, and the log says the new one.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -27,6 +31,22 @@ from mulligan.errors import MulliganError, nearest
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Dtype = Literal["float32", "bfloat16"]
+
+FORMAT = 2
+"""Version of a run's rules and files; raised when older code would misread a run, and when a fix
+changes the numbers that a recipe gives. Format 1 is that of version 0.1.0; in it the learning rate
+of a schedule with a warm-up is 0 in the first step."""
+
+RENAMED = {
+    "warmup": "sft",
+    "sft.warmup_share": "sft.warmup_ratio",
+    "train.failures": "train.failures_per_step",
+    "train.warmup_share": "train.warmup_ratio",
+    "train.clip_gradient": "train.max_grad_norm",
+}
+"""Names of earlier versions and what they are called now; sections come before their settings."""
+
+log = logging.getLogger("mulligan")
 
 
 def _iso_date(value: Any) -> str:
@@ -56,15 +76,15 @@ class Prompts(Section):
     """The date told to chat templates that state one, fixed so that a resumed run asks the same."""
 
 
-class WarmUp(Section):
-    """Supervised warm-up, for models below the method's reach."""
+class Sft(Section):
+    """Supervised fine-tuning before the method, as a warm-up for models below its reach."""
 
     examples: PositiveInt = 900
     """Demonstrations to train on, once each."""
     learning_rate: PositiveFloat = 5e-5
     batch: PositiveInt = 16
     """Demonstrations in an optimiser step."""
-    warmup_share: Share = 0.1
+    warmup_ratio: Share = 0.1
     """Share of the steps in which the learning rate rises."""
     train_on_failed_attempt: bool = False
     """Whether the wrong first answers of the demonstrations are trained on too."""
@@ -132,16 +152,16 @@ class Train(Section):
     """Optimiser steps; the learning rate's schedule spans them all."""
     stop_after: PositiveInt | None = None
     """Stop after this step, to resume later; the schedule stays that of ``steps``."""
-    failures: PositiveInt = 256
+    failures_per_step: PositiveInt = 256
     """Failures in an optimiser step."""
     group_size: Annotated[int, Field(ge=2)] = 8
     """Reflections for each failure, G."""
     learning_rate: PositiveFloat = 5e-7
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_share: Share = 0.03
+    warmup_ratio: Share = 0.03
     """Share of the steps in which the learning rate rises."""
     weight_decay: NonNegative = 0.0
-    clip_gradient: PositiveFloat = 1.0
+    max_grad_norm: PositiveFloat = 1.0
     """Bound on the gradient's norm."""
     kl_beta: NonNegative = 0.001
     """Weight of the KL divergence from the reference policy; 0 switches the reference off."""
@@ -203,11 +223,18 @@ class Recipe(Section):
     engine: EngineSettings = LocalEngine()
     """Who generates."""
     verify: Verify = Verify()
-    warmup: WarmUp | None = None
+    sft: Sft | None = None
     """Left out: the model is used as it is."""
     collect: Collect
     train: Train
     evaluate: Evaluate
+    format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
+    """Whose rules the run follows: those of the version that started it."""
+
+    @property
+    def first_step_learns(self) -> bool:
+        """Whether the first step of a rising learning rate has one above 0."""
+        return self.format > 1
 
 
 MADE_WITH = "made_with"
@@ -219,18 +246,25 @@ MAY_CHANGE_ON_RESUME = frozenset(
 """Settings that leave the run's meaning alone; all others are fixed by its first start."""
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), run_format: int | None = None) -> Recipe:
     """Read a recipe, apply ``name=value`` overrides, and check it.
 
     A run's ``config.yaml`` is a recipe too: what that run was made with says nothing of the next.
 
+    Args:
+        path: the recipe's file.
+        overrides: ``name=value`` texts.
+        run_format: the format of the run that goes on with it; by default the newest.
+
     Raises:
         MulliganError: no such file, not YAML, an unknown name, or a wrong value.
     """
-    settings = read_yaml(path)
+    settings = with_new_names(read_yaml(path), str(path))
     settings.pop(MADE_WITH, None)
     for override in overrides:
         _apply_override(settings, override)
+    if run_format is not None:
+        settings["format"] = run_format
     return check_recipe(settings, str(path))
 
 
@@ -259,9 +293,13 @@ def as_settings(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def check_recipe(settings: Mapping[str, Any], source: str) -> Recipe:
-    """Check plain settings; ``source`` names where they come from in errors."""
+    """Check plain settings; ``source`` names where they come from in errors.
+
+    Raises:
+        MulliganError: an unknown name, a wrong value, or one setting under two names.
+    """
     try:
-        return Recipe.model_validate(settings)
+        return Recipe.model_validate(with_new_names(settings, source))
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(each)}" for each in error.errors())
         raise MulliganError(f"{source} is not a valid recipe:\n{problems}") from None
@@ -284,9 +322,67 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def with_new_names(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return settings with the names of earlier versions replaced; the log says each new one.
+
+    Raises:
+        MulliganError: one setting is given under its old and its new name.
+    """
+    renamed = deepcopy(dict(settings))
+    for old, new in RENAMED.items():
+        found, value = _take(renamed, old.split("."))
+        if found:
+            _say_new_name(source, old, new)
+            if _take(deepcopy(renamed), new.split("."))[0]:
+                raise MulliganError(
+                    f"{source} gives both `{old}` and `{new}`, which are one setting: the first is "
+                    "its old name. Leave that one out."
+                )
+            _put(renamed, new.split("."), value)
+    return renamed
+
+
+def _take(settings: dict[str, Any], path: Sequence[str]) -> tuple[bool, Any]:
+    """Remove a setting; return whether it was there, and its value."""
+    *sections, name = path
+    target: Any = settings
+    for section in sections:
+        target = target.get(section) if isinstance(target, dict) else None
+    if not isinstance(target, dict) or name not in target:
+        return False, None
+    return True, target.pop(name)
+
+
+def _put(settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set a setting, making the sections that lead to it."""
+    *sections, name = path
+    target = settings
+    for section in sections:
+        if target.get(section) is None:
+            target[section] = {}
+        target = target[section]
+    target[name] = value
+
+
+@cache
+def _say_new_name(source: str, old: str, new: str) -> None:
+    """Say once in a process what a setting is called now."""
+    log.warning("%s: `%s` is called `%s` now; the old name is still read.", source, old, new)
+
+
+def _new_name(path: str) -> str:
+    """Return a setting's present name; that of its section may have changed too."""
+    for old, new in RENAMED.items():
+        if path == old or path.startswith(f"{old}."):
+            _say_new_name("The command line", old, new)
+            path = new + path.removeprefix(old)
+    return path
+
+
 def as_yaml(recipe: Recipe) -> str:
-    """Return a recipe as YAML, every setting resolved."""
-    return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
+    """Return a recipe as YAML, every setting resolved; a run folder keeps its format apart."""
+    settings = recipe.model_dump(exclude={"format"})
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def changed_settings(before: Recipe, after: Recipe) -> list[str]:
@@ -320,15 +416,13 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
         raise MulliganError(f"The value of {override!r} is not YAML: {error}") from error
     if isinstance(value, str):
         value = _number(value)
-    *sections, name = path.split(".")
-    target = settings
-    for section in sections:
-        if target.get(section) is None:
-            target[section] = {}
-        target = target[section]
+    parts = _new_name(path).split(".")
+    target: Any = settings
+    for section in parts[:-1]:
+        target = target.get(section) or {}
         if not isinstance(target, dict):
             raise MulliganError(f"{override!r}: {section!r} is a value, not a section.")
-    target[name] = value
+    _put(settings, parts, value)
 
 
 def _number(text: str) -> str | float:

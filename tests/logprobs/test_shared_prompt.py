@@ -4,11 +4,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
-from mulligan.logprobs import attention
-from mulligan.logprobs import shared_prompt as trunk_module
+from mulligan.logprobs import attention, shared_prompt
 from mulligan.logprobs.shared_prompt import (
     PATHS,
-    Trunk,
+    GroupScorer,
     group_logprobs,
     model_logprobs,
     plain_logprobs,
@@ -78,17 +77,17 @@ def test_positions_that_run_on_through_the_stream_would_be_noticed(
 ):
     """Nothing raises when completions do not restart at the prompt's end; it is only wrong."""
     expected, _ = plain_logprobs(model, prompt_ids, completions)
-    right = trunk_module.pack
+    right = shared_prompt.pack
 
     def wrong(*group):
         packed = right(*group)
         object.__setattr__(packed, "position_ids", tuple(range(len(packed.token_ids))))
         return packed
 
-    monkeypatch.setattr(trunk_module, "pack", wrong)
+    monkeypatch.setattr(shared_prompt, "pack", wrong)
     found, mask = group_logprobs(model, prompt_ids, completions)
     assert (found - expected)[mask].abs().mean().item() > 5e-3
-    assert Trunk(model).path(prompt_ids, completions) == "plain"
+    assert GroupScorer(model).path(prompt_ids, completions) == "plain"
 
 
 def test_parts_of_a_group_give_the_logprobs_and_the_gradient_of_the_whole(
@@ -97,11 +96,11 @@ def test_parts_of_a_group_give_the_logprobs_and_the_gradient_of_the_whole(
     whole, _ = group_logprobs(model, prompt_ids, completions)
     whole.square().mean().backward()
     whole_gradients = gradients(model)
-    trunk = Trunk(model, max_tokens=40)
-    parts = trunk.parts(prompt_ids, completions)
+    scorer = GroupScorer(model, max_tokens=40)
+    parts = scorer.parts(prompt_ids, completions)
     assert len(parts) == 2
     for part in parts:
-        logprobs, _ = trunk(prompt_ids, completions[part])
+        logprobs, _ = scorer(prompt_ids, completions[part])
         assert (logprobs - whole[part, : logprobs.shape[1]]).abs().max().item() < 1e-5
         (logprobs.square().sum() / whole.numel()).backward()
     assert largest_difference(gradients(model), whole_gradients) < 1e-5
@@ -143,15 +142,15 @@ def mistral(window):
 
 
 def test_a_sliding_window_is_shared_within_and_computed_plainly_beyond(prompt_ids, caplog):
-    trunk = Trunk(mistral(window=24))
-    assert trunk.path(prompt_ids, [make_ids(4, 1), make_ids(3, 2)]) == "shared"
+    scorer = GroupScorer(mistral(window=24))
+    assert scorer.path(prompt_ids, [make_ids(4, 1), make_ids(3, 2)]) == "shared"
     long = [make_ids(9, 1), make_ids(3, 2)]
     with caplog.at_level(logging.WARNING, "mulligan"):
         for _ in range(3):
-            assert trunk.path(prompt_ids, long) == "plain"
+            assert scorer.path(prompt_ids, long) == "plain"
     assert [text.count("window of 24") for text in said(caplog)] == [1]
-    found, _ = trunk(prompt_ids, long)
-    expected, _ = model_logprobs(trunk.model, prompt_ids, long)
+    found, _ = scorer(prompt_ids, long)
+    expected, _ = model_logprobs(scorer.model, prompt_ids, long)
     assert (found - expected).abs().max().item() < 1e-5
 
 
@@ -199,24 +198,24 @@ FALLBACKS = {
 @pytest.mark.parametrize("name", sorted(FALLBACKS))
 def test_models_that_cannot_share_fall_back_and_say_why(name, prompt_ids, caplog):
     sizes, reason = FALLBACKS[name]
-    trunk = Trunk(tiny_config(name, **sizes))
+    scorer = GroupScorer(tiny_config(name, **sizes))
     completions = [make_ids(5, 1), make_ids(2, 2)]
     with caplog.at_level(logging.WARNING, "mulligan"):
-        found, _ = trunk(prompt_ids, completions)
+        found, _ = scorer(prompt_ids, completions)
     assert reason in said(caplog)[0]
-    assert trunk.path(prompt_ids, completions) == "plain"
-    expected, _ = model_logprobs(trunk.model, prompt_ids, completions)
+    assert scorer.path(prompt_ids, completions) == "plain"
+    expected, _ = model_logprobs(scorer.model, prompt_ids, completions)
     assert (found - expected).abs().max().item() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["gemma3_text", "phi3", "granite", "cohere", "gpt2", "olmo2"])
 def test_other_architectures_share_too(name, prompt_ids, caplog):
     model = tiny_config(name, **SMALL) if name != "gpt2" else gpt2()
-    trunk = Trunk(model.eval())
+    scorer = GroupScorer(model.eval())
     completions = [make_ids(5, 1), make_ids(2, 2)]
-    found, _ = trunk(prompt_ids, completions)
+    found, _ = scorer(prompt_ids, completions)
     assert said(caplog) == []
-    assert trunk.path(prompt_ids, completions) == "shared"
+    assert scorer.path(prompt_ids, completions) == "shared"
     expected, _ = model_logprobs(model, prompt_ids, completions)
     assert (found - expected).abs().max().item() < 1e-5
 
@@ -231,9 +230,9 @@ def test_the_first_group_is_checked_and_a_wrong_kernel_falls_back(
 ):
     merge = attention._merge
     monkeypatch.setattr(attention, "_merge", lambda a, la, b, lb: merge(a, la + 1, b, lb))
-    trunk = Trunk(model)
+    scorer = GroupScorer(model)
     with caplog.at_level(logging.WARNING, "mulligan"):
-        found, _ = trunk(prompt_ids, completions)
+        found, _ = scorer(prompt_ids, completions)
     assert "differ from the model's own" in said(caplog)[0]
     expected, _ = model_logprobs(model, prompt_ids, completions)
     assert (found - expected).abs().max().item() < 1e-5
@@ -244,14 +243,14 @@ def test_a_head_that_is_more_than_a_matrix_falls_back_to_the_models_own_logits(
 ):
     head = model.get_output_embeddings()
     head.register_forward_hook(lambda module, args, logits: logits * 1.5)
-    trunk = Trunk(model)
+    scorer = GroupScorer(model)
     with caplog.at_level(logging.WARNING, "mulligan"):
-        assert trunk.path(prompt_ids, completions) == "model"
+        assert scorer.path(prompt_ids, completions) == "model"
     assert len(said(caplog)) == 1
 
 
 def test_the_check_leaves_mode_and_gradients_as_they_were(model, prompt_ids, completions):
-    Trunk(model).path(prompt_ids, completions)
+    GroupScorer(model).path(prompt_ids, completions)
     assert model.training
     assert all(p.grad is None for p in model.parameters())
 

@@ -128,7 +128,7 @@ SETTINGS = {
     "seed": 0,
     "prompts": {"reflect": "Your answer was wrong. Reflect.", "retry": "{question}"},
     "generate": {"temperature": 0.9, "answer_tokens": 24, "reflection_tokens": 48},
-    "warmup": {"examples": 900, "learning_rate": 5e-5, "batch": 16},
+    "sft": {"examples": 900, "learning_rate": 5e-5, "batch": 16},
     "collect": {"problems": 1000, "attempts": 1},
     "train": {"steps": 60, "failures": 8, "group_size": 8, "learning_rate": 2e-5, "kl_beta": 0.0},
     "evaluate": {"problems": 400, "samples": 1, "controls": True},

@@ -81,7 +81,7 @@ def test_the_warm_up_is_named_in_the_open(finished_page):
 
 def test_a_run_without_warm_up_says_so(run):
     (run / "warmup.jsonl").unlink()
-    settings = {key: value for key, value in SETTINGS.items() if key != "warmup"}
+    settings = {key: value for key, value in SETTINGS.items() if key != "sft"}
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     text = page_text(run)
 

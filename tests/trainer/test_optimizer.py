@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from transformers import get_scheduler
 
 from mulligan.trainer.optimizer import Learner
 
@@ -11,7 +12,7 @@ def make(steps=10, **changes):
     policy = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
         policy.weight.copy_(torch.tensor([[1.0, 2.0]]))
-    settings = {"learning_rate": 0.1, "schedule": "constant", "warmup_share": 0.0}
+    settings = {"learning_rate": 0.1, "schedule": "constant", "warmup_ratio": 0.0}
     return policy, Learner(policy, steps=steps, dtype="float32", **(settings | changes))
 
 
@@ -63,11 +64,32 @@ def test_nothing_to_learn_changes_nothing():
 
 
 def test_the_learning_rate_rises_and_then_follows_a_cosine_to_zero():
-    policy, learner = make(steps=10, schedule="cosine", warmup_share=0.15)
+    policy, learner = make(steps=10, schedule="cosine", warmup_ratio=0.15)
     rates = [learner.update([loss_of(policy)]).learning_rate for _ in range(10)]
-    assert rates[:3] == pytest.approx([0.0, 0.05, 0.1])
+    assert rates[:2] == pytest.approx([0.05, 0.1])
     expected = [0.05 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
     assert rates[2:] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("ratio", [0.0, 0.03, 0.3, 1.0])
+def test_the_schedule_of_format_1_is_that_of_transformers_to_the_bit(schedule, ratio):
+    policy, learner = make(steps=10, schedule=schedule, warmup_ratio=ratio, first_step_learns=False)
+    name = "cosine" if schedule == "cosine" else "constant_with_warmup"
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.1)
+    expected = get_scheduler(name, optimizer, math.ceil(ratio * 10), 10)
+    for _ in range(10):
+        assert learner.update([loss_of(policy)]).learning_rate == expected.get_last_lr()[0]
+        optimizer.step()
+        expected.step()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.03, 0.3, 1.0])
+def test_no_step_of_a_warm_up_is_wasted(ratio):
+    policy, learner = make(steps=10, warmup_ratio=ratio)
+    rates = [learner.update([loss_of(policy)]).learning_rate for _ in range(10)]
+    assert min(rates) > 0
+    assert max(rates) == 0.1
 
 
 def test_the_learning_rate_can_stay_where_it_is():
@@ -78,6 +100,6 @@ def test_the_learning_rate_can_stay_where_it_is():
 def test_parameters_that_need_no_gradient_stay_out_of_the_optimiser():
     policy = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     policy[0].requires_grad_(False)
-    settings = {"learning_rate": 0.1, "schedule": "constant", "warmup_share": 0.0}
+    settings = {"learning_rate": 0.1, "schedule": "constant", "warmup_ratio": 0.0}
     learner = Learner(policy, steps=1, dtype="float32", **settings)
     assert sum(len(group["params"]) for group in learner.optimizer.param_groups) == 2

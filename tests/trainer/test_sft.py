@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from mulligan.config import WarmUp
+from mulligan.config import Sft
 from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
-from mulligan.logprobs.shared_prompt import Trunk
+from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.models.load import load_model
-from mulligan.trainer.sft import Lesson, batch_losses, common_prefix, lessons_of, warm_up
+from mulligan.trainer.sft import Lesson, batch_losses, common_prefix, fine_tune, lessons_of
 from mulligan.types import Demonstration, Problem
 from parity_task import Parity
 from template_families import FAMILIES
@@ -27,13 +27,14 @@ def speak(tiny_tokenizer):
 
 def teach(model, speak, demonstrations, seed=0, tokens_at_once=16384, **settings):
     steps = []
-    warm_up(
+    fine_tune(
         model,
         speak,
         demonstrations,
-        WarmUp(**({"batch": 4, "learning_rate": 1e-2} | settings)),
+        Sft(**({"batch": 4, "learning_rate": 1e-2} | settings)),
         seed=seed,
         dtype="float32",
+        first_step_learns=True,
         tokens_at_once=tokens_at_once,
         report=steps.append,
     )
@@ -56,7 +57,7 @@ def words(tokenizer, made):
 def test_the_loss_falls_on_the_models_own_turns(
     tiny_tokenizer, speak, demonstration, settings, trained
 ):
-    [made] = lessons_of(speak, demonstration, WarmUp(**settings))
+    [made] = lessons_of(speak, demonstration, Sft(**settings))
     assert words(tiny_tokenizer, made) == trained
     assert len(made.token_ids) == len(made.trained)
 
@@ -64,7 +65,7 @@ def test_the_loss_falls_on_the_models_own_turns(
 def test_where_the_template_rewrites_earlier_turns_each_trained_turn_is_a_lesson():
     tokenizer = FAMILIES["qwen3"].tokenizer()
     rewritten = Conversations(tokenizer, "Why?")
-    made = lessons_of(rewritten, SECOND_CHANCE, WarmUp())
+    made = lessons_of(rewritten, SECOND_CHANCE, Sft())
     assert [words(tokenizer, each) for each in made] == [
         "<think>\n\n</think>\n\nOdd.<|im_end|>",
         "<think>\n\n</think>\n\nbb<|im_end|>",
@@ -102,7 +103,7 @@ def expected_loss(policy, batch):
 
 
 def found_loss(policy, batch, max_tokens=16384):
-    losses = batch_losses(Trunk(policy, max_tokens=max_tokens), batch)
+    losses = batch_losses(GroupScorer(policy, max_tokens=max_tokens), batch)
     return sum(float(loss().detach()) for loss in losses)
 
 
@@ -111,12 +112,12 @@ def found_loss(policy, batch, max_tokens=16384):
 def test_the_loss_of_a_batch_is_the_mean_over_its_trained_tokens(model, speak, count, max_tokens):
     policy, _ = model
     demonstrations = Parity().demonstrations(count, 0)
-    batch = [one for each in demonstrations for one in lessons_of(speak, each, WarmUp())]
+    batch = [one for each in demonstrations for one in lessons_of(speak, each, Sft())]
     assert found_loss(policy, batch, max_tokens) == expected_loss(policy, batch)
 
 
 def test_lessons_that_are_the_same_are_trained_on_whole(model, speak):
-    batch = lessons_of(speak, SECOND_CHANCE, WarmUp()) * 2
+    batch = lessons_of(speak, SECOND_CHANCE, Sft()) * 2
     assert found_loss(model[0], batch) == expected_loss(model[0], batch)
 
 
@@ -141,7 +142,7 @@ def test_the_same_seed_warms_up_to_the_same_weights(tiny_llama, speak):
 
 
 def test_a_task_without_demonstrations_is_refused(model, speak):
-    with pytest.raises(MulliganError, match=r"offers no demonstrations.*Leave `warmup` out"):
+    with pytest.raises(MulliganError, match=r"offers no demonstrations.*Leave `sft` out"):
         teach(model[0], speak, [])
 
 
@@ -149,5 +150,5 @@ def test_a_task_without_demonstrations_is_refused(model, speak):
 def test_a_loss_that_is_not_finite_stops_the_warm_up(model, speak):
     with torch.no_grad():
         next(model[0].parameters()).fill_(float("nan"))
-    with pytest.raises(MulliganError, match=r"step 1 gave a loss of nan.*Lower warmup"):
+    with pytest.raises(MulliganError, match=r"Step 1 gave a loss of nan.*Lower sft"):
         teach(model[0], speak, list(Parity().demonstrations(4, 0)))

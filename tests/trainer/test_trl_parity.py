@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from mulligan.logprobs.shared_prompt import Trunk
+from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.objectives.advantages import group_advantages
 from mulligan.objectives.loss import grpo_loss, loss_normaliser
 from tiny_models import ARCHITECTURES, gradients, largest_difference, make_ids, make_model
@@ -96,13 +96,13 @@ def trl_logprobs(trainer, batch):
 
 def our_loss(model, reference, beta, kind, unbiased_kl=True):
     """The batch's loss, group by group, each with its own backward."""
-    trunk, normaliser, total = Trunk(model), loss_normaliser(kind, SIZES, LONGEST), 0.0
+    scorer, normaliser, total = GroupScorer(model), loss_normaliser(kind, SIZES, LONGEST), 0.0
     for prompt_ids, completions, rewards_G in zip(PROMPTS, COMPLETIONS, REWARDS, strict=True):
         ref_GR = None
         if beta:
             with torch.no_grad():
-                ref_GR, _ = Trunk(reference)(prompt_ids, completions, TEMPERATURE)
-        logprobs_GR, mask_GR = trunk(prompt_ids, completions, TEMPERATURE)
+                ref_GR, _ = GroupScorer(reference)(prompt_ids, completions, TEMPERATURE)
+        logprobs_GR, mask_GR = scorer(prompt_ids, completions, TEMPERATURE)
         loss, _ = grpo_loss(
             logprobs_GR,
             mask_GR,
@@ -138,7 +138,7 @@ def test_logprobs_are_those_of_trl(architecture, tmp_path):
     trainer = make_trainer(architecture, 0.0, "dapo", tmp_path)
     expected = trl_logprobs(trainer, trl_batch(trainer)).view(len(PROMPTS), -1, LONGEST)
     for prompt_ids, completions, expected_GR in zip(PROMPTS, COMPLETIONS, expected, strict=True):
-        found_GR, mask_GR = Trunk(trainer.model)(prompt_ids, completions, TEMPERATURE)
+        found_GR, mask_GR = GroupScorer(trainer.model)(prompt_ids, completions, TEMPERATURE)
         difference_GR = found_GR - expected_GR[:, : found_GR.shape[1]]
         assert difference_GR[mask_GR].abs().max().item() < 1e-5
 

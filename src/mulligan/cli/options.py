@@ -27,7 +27,7 @@ def find_run(target: Path, settings: Sequence[str] | None, runs: Path) -> tuple[
     Raises:
         MulliganError: the folder is not a run, or settings changed that may not.
     """
-    from mulligan.run.session import recipe_of, refuse_changed_settings
+    from mulligan.run.session import format_of, recipe_of, refuse_changed_settings
 
     if target.is_dir():
         folder = RunFolder(target)
@@ -39,5 +39,6 @@ def find_run(target: Path, settings: Sequence[str] | None, runs: Path) -> tuple[
     recipe = load_recipe(target, settings or ())
     folder = RunFolder(runs / recipe.name)
     if folder.config.exists():
+        recipe = load_recipe(target, settings or (), format_of(folder))
         refuse_changed_settings(folder, recipe)
     return recipe, folder

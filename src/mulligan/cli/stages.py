@@ -30,7 +30,7 @@ def run(
     overwrite: Overwrite = False,
 ) -> None:
     """Run all stages of a recipe, into one run folder."""
-    from mulligan.run.session import refuse_changed_settings
+    from mulligan.run.session import format_of, refuse_changed_settings
     from mulligan.run.stages import STAGES
 
     loaded = load_recipe(recipe, settings or ())
@@ -45,6 +45,7 @@ def run(
                 "--overwrite, or choose another name by name=..."
             )
         elif folder.config.exists():
+            loaded = load_recipe(recipe, settings or (), format_of(folder))
             refuse_changed_settings(folder, loaded)
     _run_stages(loaded, folder, [stage.name for stage in STAGES])
     show_table(folder)

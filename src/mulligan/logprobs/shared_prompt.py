@@ -34,12 +34,8 @@ Path = Literal["shared", "plain", "model"]
 """Prompt once; a row for each completion; the model's own forward and logits, row by row."""
 
 
-class Trunk(nn.Module):
-    """Scores groups by the shared-prompt path where it holds, by the plain path where not.
-
-    It is a module around the model, so that accelerate can wrap it: the gradient hooks of a
-    distributed wrapper fire on its ``forward``.
-    """
+class GroupScorer(nn.Module):
+    """Scores groups by the shared-prompt path where it holds, by the plain path where not."""
 
     def __init__(
         self, model: PreTrainedModel, *, share_prompt: bool = True, max_tokens: int = 16_384

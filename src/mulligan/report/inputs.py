@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mulligan.config import read_yaml
+from mulligan.config import read_yaml, with_new_names
 from mulligan.errors import MulliganError
 from mulligan.report.results import Table, compute
 from mulligan.report.trials import Trials, read_trials
@@ -51,7 +51,7 @@ def read_run(run: Path) -> RunContent:
     trials = read_trials(run)
     return RunContent(
         name=run.resolve().name,
-        settings=read_yaml(folder.config),
+        settings=with_new_names(read_yaml(folder.config), str(folder.config)),
         warmup=_rows(folder.warmup_log),
         metrics=_rows(folder.metrics),
         timings=_rows(folder.timings),

@@ -10,7 +10,7 @@ from mulligan.report.summary import is_warmed_up
 _VERSIONS = "made_with"
 _STAGES = (
     (
-        "warmup",
+        "sft",
         "Warm-up",
         "Supervised training on generated conversations, for a model below the method’s reach. "
         "It is no part of the method: the table’s “before” is measured after it.",
@@ -44,7 +44,7 @@ def stages(run: RunContent) -> Iterator[Html]:
         settings = run.settings.get(section)
         if isinstance(settings, Mapping):
             yield _stage(title, text, settings)
-        elif section == "warmup" and is_warmed_up(run):
+        elif section == "sft" and is_warmed_up(run):
             yield _stage(title, text, {})
     if not is_warmed_up(run):
         yield element("p", "This run has no warm-up: the model was used as it is.", class_="note")

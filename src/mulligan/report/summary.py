@@ -17,7 +17,7 @@ def summary(run: RunContent) -> Iterator[str]:
 
 def is_warmed_up(run: RunContent) -> bool:
     """Whether the run has a supervised warm-up before the method."""
-    return bool(run.warmup) or isinstance(run.settings.get("warmup"), Mapping)
+    return bool(run.warmup) or isinstance(run.settings.get("sft"), Mapping)
 
 
 def evaluated(table: Table) -> str:

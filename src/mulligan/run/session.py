@@ -21,7 +21,15 @@ from rich.progress import (
 )
 
 from mulligan import __version__
-from mulligan.config import MADE_WITH, Recipe, as_yaml, changed_settings, check_recipe, read_yaml
+from mulligan.config import (
+    FORMAT,
+    MADE_WITH,
+    Recipe,
+    as_yaml,
+    changed_settings,
+    check_recipe,
+    read_yaml,
+)
 from mulligan.engines.base import Engine
 from mulligan.engines.registry import Surroundings, find_engine
 from mulligan.episodes.conversation import Conversations
@@ -40,8 +48,6 @@ from mulligan.verifiers.pool import Verifier, verifier_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-FORMAT = 1
-"""Version of the run folder's format; raised whenever older code would misread a run."""
 
 
 class Session:
@@ -94,7 +100,7 @@ class Session:
     @property
     def start_model(self) -> str:
         """The model that training starts from: warmed up where the recipe has a warm-up."""
-        return str(self.run.warmed_up) if self.recipe.warmup else self.recipe.model
+        return str(self.run.warmed_up) if self.recipe.sft else self.recipe.model
 
     def engine(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Engine:
         """Return the engine that generates with a model; the one of an earlier stage is closed."""
@@ -169,7 +175,9 @@ def open_session(
     with ExitStack() as stack:
         stack.enter_context(hold(run.path))
         if not run.config.exists():
-            write_atomically(run.config, as_yaml(recipe) + yaml.safe_dump({MADE_WITH: _made()}))
+            write_atomically(
+                run.config, as_yaml(recipe) + yaml.safe_dump({MADE_WITH: _made(recipe)})
+            )
         yield Session(recipe, run, console, stop, stack)
 
 
@@ -191,7 +199,12 @@ def recipe_of(run: RunFolder) -> Recipe:
             f"{run.path} was made by a newer Mulligan (run format {written}; this one reads up to "
             f"{FORMAT}). Install mulligan {made.get('mulligan', 'of that version')} or later."
         )
-    return check_recipe(settings, str(run.config))
+    return check_recipe(settings | {"format": written}, str(run.config))
+
+
+def format_of(run: RunFolder) -> int:
+    """Return the format of a run; the newest where it is still to be made."""
+    return recipe_of(run).format if run.config.exists() else FORMAT
 
 
 def refuse_changed_settings(run: RunFolder, recipe: Recipe) -> None:
@@ -209,10 +222,10 @@ def refuse_changed_settings(run: RunFolder, recipe: Recipe) -> None:
         )
 
 
-def _made() -> dict[str, Any]:
+def _made(recipe: Recipe) -> dict[str, Any]:
     packages = ("torch", "transformers", "accelerate")
     return {
-        "format": FORMAT,
+        "format": recipe.format,
         "mulligan": __version__,
         "python": platform.python_version(),
         **{name: version(name) for name in packages},

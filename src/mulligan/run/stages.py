@@ -40,9 +40,9 @@ class Stage:
 
 def warm_up_stage(session: Session) -> None:
     """Teach the model the form of the task, supervised; only where the recipe has a warm-up."""
-    from mulligan.trainer.sft import WarmUpStep, warm_up
+    from mulligan.trainer.sft import SftStep, fine_tune
 
-    recipe, settings = session.recipe, session.recipe.warmup
+    recipe, settings = session.recipe, session.recipe.sft
     session.problems("train", recipe.collect.problems)  # too few is said now, not hours later
     session.problems("test", recipe.evaluate.problems)
     if settings is None:
@@ -52,21 +52,22 @@ def warm_up_stage(session: Session) -> None:
     demonstrations = list(session.task.demonstrations(settings.examples, seed))
     with (
         session.progress("warm-up", -(-len(demonstrations) // settings.batch)) as advance,
-        RecordLog(session.run.warmup_log, WarmUpStep, lambda line: str(line.step)) as log,
+        RecordLog(session.run.warmup_log, SftStep, lambda line: str(line.step)) as log,
     ):
 
-        def report(line: WarmUpStep) -> None:
+        def report(line: SftStep) -> None:
             log.append(line)
             advance(1, f"loss {line.loss:.3f}")
             session.stop.check(f"warm-up step {line.step}; a warm-up starts again on resume")
 
-        warm_up(
+        fine_tune(
             policy,
             session.conversations(tokenizer),
             demonstrations,
             settings,
             seed=recipe.seed,
             dtype=recipe.dtype,
+            first_step_learns=recipe.first_step_learns,
             tokens_at_once=recipe.train.tokens_at_once,
             report=report,
         )
@@ -104,7 +105,7 @@ def collect_stage(session: Session) -> None:
             log=log,
             progress=progress,
         )
-        store.require(recipe.train.failures)
+        store.require(recipe.train.failures_per_step)
 
 
 def train_stage(session: Session) -> None:

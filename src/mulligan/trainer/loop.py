@@ -26,7 +26,7 @@ from mulligan.episodes.failures import FailureStore
 from mulligan.episodes.rollout import Verify, reflect_and_retry
 from mulligan.errors import MulliganError
 from mulligan.interrupt import StoppedEarly, StopRequest
-from mulligan.logprobs.shared_prompt import Trunk
+from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.objectives.advantages import is_dead
 from mulligan.objectives.loss import grpo_loss, loss_normaliser
 from mulligan.randomness import derive_seed
@@ -112,10 +112,10 @@ class Trainer:
             StoppedEarly: asked to stop, or ``stop_after`` was reached; everything is saved.
         """
         settings = self.recipe.train
-        self.store.require(settings.failures)
+        self.store.require(settings.failures_per_step)
         seed_generators(derive_seed(self.recipe.seed, "train"))
-        trunk = Trunk(self.policy, max_tokens=settings.tokens_at_once)
-        reference = Trunk(_frozen_copy(self.policy)) if settings.kl_beta > 0 else None
+        scorer = GroupScorer(self.policy, max_tokens=settings.tokens_at_once)
+        reference = GroupScorer(_frozen_copy(self.policy)) if settings.kl_beta > 0 else None
         learner = self.learner()
         checkpoints = Checkpoints(self.run.checkpoints, settings.keep_checkpoints)
         done, skipped = self._restore(checkpoints, learner)
@@ -133,7 +133,7 @@ class Trainer:
                 require_version(self.engine, step)
                 rolled_out = time.perf_counter()
                 sums = Sums()
-                update = learner.update(self.losses(groups, trunk, reference, sums))
+                update = learner.update(self.losses(groups, scorer, reference, sums))
                 updated = time.perf_counter()
 
                 for record in trained_episodes(step, groups):
@@ -159,7 +159,7 @@ class Trainer:
 
     @property
     def _episodes_a_step(self) -> int:
-        return self.recipe.train.failures * self.recipe.train.group_size
+        return self.recipe.train.failures_per_step * self.recipe.train.group_size
 
     def rollout(self, step: int) -> list[Group]:
         """Reflect and retry on the step's failures."""
@@ -169,7 +169,7 @@ class Trainer:
             self.engine,
             self.conversations,
             self.verify,
-            self.store.batch(recipe.seed, step - 1, settings.failures),
+            self.store.batch(recipe.seed, step - 1, settings.failures_per_step),
             settings.group_size,
             Sampling(
                 temperature,
@@ -186,7 +186,11 @@ class Trainer:
         return [group for group in groups if group.episodes]
 
     def losses(
-        self, groups: Sequence[Group], trunk: Trunk, reference: Trunk | None, sums: Sums
+        self,
+        groups: Sequence[Group],
+        scorer: GroupScorer,
+        reference: GroupScorer | None,
+        sums: Sums,
     ) -> list[Callable[[], Tensor]]:
         """Return the batch's loss, a group or a part of one at a time.
 
@@ -203,8 +207,8 @@ class Trainer:
                 continue
             completions = [episode.reflection.token_ids for episode in group.episodes]
             losses.extend(
-                partial(self._loss, group, part, normaliser, trunk, reference, sums)
-                for part in trunk.parts(group.prompt_ids, completions)
+                partial(self._loss, group, part, normaliser, scorer, reference, sums)
+                for part in scorer.parts(group.prompt_ids, completions)
             )
         return losses
 
@@ -213,15 +217,15 @@ class Trainer:
         group: Group,
         part: slice,
         normaliser: float,
-        trunk: Trunk,
-        reference: Trunk | None,
+        scorer: GroupScorer,
+        reference: GroupScorer | None,
         sums: Sums,
     ) -> Tensor:
         """Return the loss of some episodes of a group, on the tokens of their reflections."""
         settings, temperature = self.recipe.train, self.recipe.generate.temperature
         reflections = [episode.reflection for episode in group.episodes[part]]
         completions = [reflection.token_ids for reflection in reflections]
-        logprobs_GR, mask_GR = trunk(group.prompt_ids, completions, temperature)
+        logprobs_GR, mask_GR = scorer(group.prompt_ids, completions, temperature)
         reference_GR = None
         if reference is not None:
             with torch.no_grad():
@@ -252,9 +256,10 @@ class Trainer:
             learning_rate=settings.learning_rate,
             steps=settings.steps,
             schedule=settings.schedule,
-            warmup_share=settings.warmup_share,
+            warmup_ratio=settings.warmup_ratio,
             weight_decay=settings.weight_decay,
-            clip_gradient=settings.clip_gradient,
+            first_step_learns=self.recipe.first_step_learns,
+            max_grad_norm=settings.max_grad_norm,
             dtype=self.recipe.dtype,
         )
 

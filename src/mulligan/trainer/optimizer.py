@@ -1,20 +1,20 @@
 """A policy and what updates it: AdamW, a learning-rate schedule, clipping, mixed precision.
 
-Used by the supervised warm-up and by the method alike. The weights and AdamW's averages are kept
-in float32; the arithmetic runs in the run's dtype under autocast. accelerate places the model and
-scales to the devices it is launched on.
+Used by supervised fine-tuning and by the method alike. The weights and AdamW's averages are kept
+in float32; the arithmetic runs in the run's dtype under autocast. One process, one device.
 """
 
 import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from mulligan.config import Dtype
 from mulligan.errors import MulliganError
@@ -29,6 +29,29 @@ def seed_generators(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def rate_factor(
+    done: int, *, steps: int, warmup_steps: int, schedule: str, first_step_learns: bool
+) -> float:
+    """Return what the learning rate is multiplied by after some steps: at most 1, at least 0.
+
+    It rises in equal parts over the warm-up, to 1 at its end; then it stays or falls along half a
+    cosine that would reach 0 one step after the last.
+
+    Args:
+        done: steps taken so far.
+        steps: steps in all.
+        warmup_steps: steps in which it rises.
+        schedule: ``cosine`` or ``constant``.
+        first_step_learns: whether the warm-up's first factor is one part rather than 0.
+    """
+    if done < warmup_steps:
+        return (done + first_step_learns) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    progress = (done - warmup_steps) / max(steps - warmup_steps, 1)
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +74,10 @@ class Learner:
         learning_rate: at its highest.
         steps: how many steps the schedule spans.
         schedule: ``cosine`` or ``constant``, after the warm-up.
-        warmup_share: share of the steps in which the learning rate rises from 0.
+        warmup_ratio: share of the steps in which the learning rate rises.
+        first_step_learns: whether the first of them has a learning rate above 0.
         weight_decay: of AdamW.
-        clip_gradient: bound on the gradient's norm.
+        max_grad_norm: bound on the gradient's norm.
         dtype: of the arithmetic.
     """
 
@@ -64,9 +88,10 @@ class Learner:
         learning_rate: float,
         steps: int,
         schedule: str,
-        warmup_share: float,
+        warmup_ratio: float,
+        first_step_learns: bool = True,
         weight_decay: float = 0.0,
-        clip_gradient: float = 1.0,
+        max_grad_norm: float = 1.0,
         dtype: Dtype = "bfloat16",
     ) -> None:
         on_cpu = next(policy.parameters()).device.type == "cpu"
@@ -78,17 +103,19 @@ class Learner:
                 "launched. Start mulligan directly rather than through `accelerate launch`."
             )
         self.policy = policy
-        self.clip_gradient = clip_gradient
+        self.max_grad_norm = max_grad_norm
         parameters = [each for each in policy.parameters() if each.requires_grad]
         self.optimizer = torch.optim.AdamW(
             parameters, lr=learning_rate, weight_decay=weight_decay, fused=True
         )
-        self.scheduler = get_scheduler(
-            "cosine" if schedule == "cosine" else "constant_with_warmup",
-            self.optimizer,
-            num_warmup_steps=math.ceil(warmup_share * steps),
-            num_training_steps=steps,
+        factor = partial(
+            rate_factor,
+            steps=steps,
+            warmup_steps=math.ceil(warmup_ratio * steps),
+            schedule=schedule,
+            first_step_learns=first_step_learns,
         )
+        self.scheduler = LambdaLR(self.optimizer, factor)
 
     def update(self, losses: Iterable[Callable[[], Tensor]]) -> Update:
         """Take one step on the sum of some losses, each computed and differentiated in turn.
@@ -102,7 +129,7 @@ class Learner:
                 loss = compute()
                 total += loss.item()
                 self.accelerator.backward(loss)
-        norm = float(nn.utils.clip_grad_norm_(self.policy.parameters(), self.clip_gradient))
+        norm = float(nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm))
         rate = float(self.scheduler.get_last_lr()[0])
         applied = math.isfinite(total) and math.isfinite(norm)
         if applied:

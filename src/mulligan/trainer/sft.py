@@ -1,8 +1,8 @@
-"""Supervised warm-up, for models below the method's reach.
+"""Supervised fine-tuning, as a warm-up for models below the method's reach.
 
 A model that never answers in a readable form has nothing to learn from: no retry passes. The
-warm-up shows it conversations of the training split: answers, and failures mended by reflection.
-The loss falls on the model's own turns only.
+warm-up shows it conversations of the training split: answers, and failures put right after a
+reflection. The loss falls on the model's own turns only.
 
 Conversations begin alike (system prompt, role marks), so a batch is one group in the sense of
 `mulligan.logprobs`: the common beginning is computed once, and nothing is padded.
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mulligan.config import Dtype, WarmUp
+from mulligan.config import Dtype, Sft
 from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
-from mulligan.logprobs.shared_prompt import Trunk
+from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.randomness import derive_seed
 from mulligan.trainer.optimizer import Learner, seed_generators
 from mulligan.types import Demonstration, TokenIds
@@ -36,7 +36,7 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class WarmUpStep:
+class SftStep:
     """A line of ``warmup.jsonl``."""
 
     step: int
@@ -46,16 +46,17 @@ class WarmUpStep:
     tokens: int
 
 
-def warm_up(
+def fine_tune(
     policy: PreTrainedModel,
     conversations: Conversations,
     demonstrations: Sequence[Demonstration],
-    settings: WarmUp,
+    settings: Sft,
     *,
     seed: int,
     dtype: Dtype,
+    first_step_learns: bool,
     tokens_at_once: int,
-    report: Callable[[WarmUpStep], None],
+    report: Callable[[SftStep], None],
 ) -> None:
     """Train the policy in place, once over the demonstrations.
 
@@ -65,34 +66,35 @@ def warm_up(
     if not demonstrations:
         raise MulliganError(
             "This task offers no demonstrations, so there is nothing to warm up on. "
-            "Leave `warmup` out of the recipe, or give the task a `demonstrations` method."
+            "Leave `sft` out of the recipe, or give the task a `demonstrations` method."
         )
     seed_generators(derive_seed(seed, "warmup", "generators"))
     order = torch.Generator().manual_seed(derive_seed(seed, "warmup"))
     lessons = [one for each in demonstrations for one in lessons_of(conversations, each, settings)]
     shuffled = [lessons[i] for i in torch.randperm(len(lessons), generator=order).tolist()]
     batches = [shuffled[i : i + settings.batch] for i in range(0, len(shuffled), settings.batch)]
-    trunk = Trunk(policy, max_tokens=tokens_at_once)
+    scorer = GroupScorer(policy, max_tokens=tokens_at_once)
     learner = Learner(
         policy,
         learning_rate=settings.learning_rate,
         steps=len(batches),
         schedule="cosine",
-        warmup_share=settings.warmup_share,
+        warmup_ratio=settings.warmup_ratio,
+        first_step_learns=first_step_learns,
         dtype=dtype,
     )
     for step, batch in enumerate(batches, start=1):
-        update = learner.update(batch_losses(trunk, batch))
+        update = learner.update(batch_losses(scorer, batch))
         if not update.applied:
             raise MulliganError(
-                f"Warm-up step {step} gave a loss of {update.loss} and a gradient norm of "
-                f"{update.gradient_norm}. Lower warmup.learning_rate, or use dtype=float32."
+                f"Step {step} gave a loss of {update.loss} and a gradient norm of "
+                f"{update.gradient_norm}. Lower sft.learning_rate, or use dtype=float32."
             )
         tokens = sum(len(each.token_ids) for each in batch)
-        report(WarmUpStep(step, update.loss, update.gradient_norm, tokens))
+        report(SftStep(step, update.loss, update.gradient_norm, tokens))
 
 
-def lessons_of(conversations: Conversations, demo: Demonstration, settings: WarmUp) -> list[Lesson]:
+def lessons_of(conversations: Conversations, demo: Demonstration, settings: Sft) -> list[Lesson]:
     """Lay a demonstration out and mark the tokens that are trained on.
 
     It is one sequence where each prompt continues the turn before it. Where the template rewrites
@@ -113,34 +115,36 @@ def lessons_of(conversations: Conversations, demo: Demonstration, settings: Warm
     return [each for each in lessons if any(each.trained)]
 
 
-def batch_losses(trunk: Trunk, batch: Sequence[Lesson]) -> list[Callable[[], Tensor]]:
+def batch_losses(scorer: GroupScorer, batch: Sequence[Lesson]) -> list[Callable[[], Tensor]]:
     """Return the batch's loss in parts that fit: mean over the batch's trained tokens."""
     tokens = sum(sum(each.trained) for each in batch)
     groups: dict[int, list[Lesson]] = {}  # by first token: a group needs a beginning to share
     for each in batch:
         groups.setdefault(each.token_ids[0], []).append(each)
-    return [loss for group in groups.values() for loss in _group_losses(trunk, group, tokens)]
+    return [loss for group in groups.values() for loss in _group_losses(scorer, group, tokens)]
 
 
-def _group_losses(trunk: Trunk, group: Sequence[Lesson], tokens: int) -> list[Callable[[], Tensor]]:
+def _group_losses(
+    scorer: GroupScorer, group: Sequence[Lesson], tokens: int
+) -> list[Callable[[], Tensor]]:
     shared = common_prefix(group)
     prompt = group[0].token_ids[:shared]
     rests = [each.token_ids[shared:] for each in group]
     masks = [each.trained[shared:] for each in group]
     return [
-        partial(_loss, trunk, prompt, rests[part], masks[part], tokens)
-        for part in trunk.parts(prompt, rests)
+        partial(_loss, scorer, prompt, rests[part], masks[part], tokens)
+        for part in scorer.parts(prompt, rests)
     ]
 
 
 def _loss(
-    trunk: Trunk,
+    scorer: GroupScorer,
     prompt: TokenIds,
     rests: Sequence[TokenIds],
     masks: Sequence[Sequence[bool]],
     tokens: int,
 ) -> Tensor:
-    logprobs_GR, _ = trunk(prompt, rests, scored=masks)
+    logprobs_GR, _ = scorer(prompt, rests, scored=masks)
     loss: Tensor = -logprobs_GR.sum() / tokens
     return loss
 

@@ -132,9 +132,9 @@ def _stages_done(run: RunFolder) -> Sequence[str]:
 
 
 def _warmup_steps(run: RunFolder, recipe: Recipe) -> tuple[int, int]:
-    if recipe.warmup is None:
+    if recipe.sft is None:
         return 0, 0
-    return count_lines(run.warmup_log), -(-recipe.warmup.examples // recipe.warmup.batch)
+    return count_lines(run.warmup_log), -(-recipe.sft.examples // recipe.sft.batch)
 
 
 def _attempts(recipe: Recipe) -> int:
