@@ -13,7 +13,7 @@ from mulligan.report import episodes
 from mulligan.report.inputs import read_run
 from mulligan.report.markup import visible
 from mulligan.report.page import POLICY, render, write_report
-from mulligan.report.results import compute
+from mulligan.evaluation.results import compute
 from mulligan.report.table import points, table
 from mulligan.types import Answer, Verdict
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mulligan.randomness import derive_seed
 from mulligan.report.figures import reason_name
 from mulligan.report.markup import Html, element, together
-from mulligan.report.trials import CONTROLS, TITLES, WHENS, Trials, judged
+from mulligan.evaluation.trials import CONTROLS, TITLES, WHENS, Trials, judged
 from mulligan.types import Answer, Trial
 
 SHOWN = 8

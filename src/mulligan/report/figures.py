@@ -20,8 +20,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mulligan.report.markup import Html, element, visible
-from mulligan.report.results import ReasonCount, Table
-from mulligan.report.trials import COLUMNS, TITLES, WHENS
+from mulligan.evaluation.results import ReasonCount, Table
+from mulligan.evaluation.trials import COLUMNS, TITLES, WHENS
 
 WIDTH = 4.4
 """Inches of every figure: near its size on the page, so that text keeps its size on a phone."""

@@ -19,7 +19,7 @@ from mulligan.report.figures import (
 )
 from mulligan.report.inputs import RunContent, read_run
 from mulligan.report.markup import Html, element, together
-from mulligan.report.results import ControlDifference, Difference, LeakRate, Table
+from mulligan.evaluation.results import ControlDifference, Difference, LeakRate, Table
 from mulligan.report.settings import commands, stages, versions
 from mulligan.report.summary import evaluated, summary
 from mulligan.report.table import (
@@ -31,7 +31,7 @@ from mulligan.report.table import (
     size_text,
     unjudged_text,
 )
-from mulligan.report.trials import COLUMNS, CONTROLS, TITLES, WHENS
+from mulligan.evaluation.trials import COLUMNS, CONTROLS, TITLES, WHENS
 from mulligan.storage.atomic import write_atomically
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from mulligan.report.inputs import RunContent
-from mulligan.report.results import ControlDifference, Difference, Table
+from mulligan.evaluation.results import ControlDifference, Difference, Table
 from mulligan.report.table import percent, points
 
 Compared = Difference | ControlDifference

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from mulligan.errors import MulliganError
-from mulligan.report.results import (
+from mulligan.evaluation.results import (
     Cell,
     ControlDifference,
     Difference,
@@ -19,7 +19,7 @@ from mulligan.report.results import (
     Table,
     compute,
 )
-from mulligan.report.trials import COLUMNS, CONTROLS, TITLES, WHENS, When, read_trials
+from mulligan.evaluation.trials import COLUMNS, CONTROLS, TITLES, WHENS, When, read_trials
 
 NOTHING = "–"
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from mulligan.evaluation.statistics import Interval, paired_bootstrap, wilson
-from mulligan.report.trials import (
+from mulligan.evaluation.trials import (
     COLUMNS,
     CONTROLS,
     WHENS,
