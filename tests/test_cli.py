@@ -135,7 +135,10 @@ def test_the_report_as_json_is_one_object_with_the_promised_keys(tiny_run):
         assert {"column", "when", "passed", "n", "low", "high"} <= cell.keys()
         assert 0 <= cell["low"] <= cell["passed"] / cell["n"] <= cell["high"] <= 1
     differences = {d["column"]: d for d in made["differences"]}
-    assert differences.keys() == {c["column"] for c in made["cells"]} | {"reflection_gain"}
+    assert differences.keys() == {c["column"] for c in made["cells"]} | {
+        "reflection_over_nothing",
+        "reflection_gain",
+    }
     assert all(d["low"] <= d["difference"] <= d["high"] for d in differences.values())
 
 

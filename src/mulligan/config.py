@@ -24,6 +24,7 @@ from pydantic import (
     PositiveInt,
     Tag,
     ValidationError,
+    field_validator,
 )
 
 from mulligan.errors import MulliganError, nearest
@@ -187,8 +188,25 @@ class Evaluate(Section):
     """Problems of the test split."""
     samples: PositiveInt = 1
     """First tries at each problem, each with its second tries."""
-    controls: bool = True
-    """Whether to try again with no reflection and after another problem's reflection."""
+    greedy: bool = False
+    """Whether each problem is also tried once at temperature 0, which tells learning from mere
+    sharpening of the distribution."""
+    controls: tuple[str, ...] = ("nothing", "other_reflection")
+    """Names of the second tries that the reflection is compared with."""
+    constant: str | None = None
+    """The sentence of the control ``constant``: the one that helps most on the dev split."""
+    think: str = "Think about this in a sentence or two first. Do not answer yet."
+    """What the control ``think_first`` adds to the question."""
+
+    @field_validator("controls", mode="before")
+    @classmethod
+    def _read_older_switch(cls, value: Any) -> Any:
+        """Read version 0.1.0's switch for the only two controls there were."""
+        if isinstance(value, bool):
+            controls = ["nothing", "other_reflection"] if value else []
+            _say_once(f"evaluate.controls: {str(value).lower()} is now a list: {controls}")
+            return controls
+        return value
 
 
 class Verify(Section):
@@ -423,6 +441,11 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict):
             raise MulliganError(f"{override!r}: {section!r} is a value, not a section.")
     _put(settings, parts, value)
+
+
+@cache
+def _say_once(message: str) -> None:
+    logging.getLogger("mulligan").info(message)
 
 
 def _number(text: str) -> str | float:

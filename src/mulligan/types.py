@@ -223,31 +223,38 @@ class Answer:
     finish_reason: FinishReason
     thoughts: str | None = None
     """What the model thought before it answered."""
+    logprob: float | None = None
+    """Mean log-probability of its tokens under the sampling distribution, in nats, to four digits
+    after the point; None where the engine gives none."""
+    reflection: str | None = None
+    """What stood between the failed answer and this one, where a control has a text of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One evaluated sample of one problem: the first try and, where it failed, every second try.
 
-    The second tries are ``None`` when the first try passed: nothing was left to mend.
+    There are no second tries where the first try passed: nothing was left to correct.
     """
 
     problem_id: str
     sample: int
-    when: Literal["before", "after"]
-    """Before or after training."""
+    when: str
+    """``before`` or ``after`` training, or the name of another model that is set beside them."""
     question: str
     """The problem as a person reads it."""
     first_try: Answer
+    greedy: Answer | None = None
+    """A first try at temperature 0; asked for once a problem, with sample 0."""
     reflection: str | None = None
     reflection_tokens: int = 0
+    reflection_logprob: float | None = None
+    """Mean log-probability of the reflection's tokens, as in ``Answer.logprob``."""
     leaked: bool | None = None
     """Whether the reflection contains a passing answer."""
     after_reflection: Answer | None = None
-    after_nothing: Answer | None = None
-    """Control: asked again with no reflection in between."""
-    after_other_reflection: Answer | None = None
-    """Control: asked again after a reflection on another problem."""
+    second_tries: Mapping[str, Answer] = field(default_factory=dict)
+    """The controls' answers by the control's name; a control that was not asked for is absent."""
 
     @property
     def id(self) -> str:

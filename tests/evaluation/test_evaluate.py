@@ -2,9 +2,12 @@ import contextlib
 
 import pytest
 
+from mulligan.config import Evaluate
 from mulligan.engines.scripted import ScriptedEngine
 from mulligan.episodes.conversation import Conversations
+from mulligan.evaluation.controls import controls_of
 from mulligan.evaluation.evaluate import Protocol, evaluate
+from mulligan.evaluation.trials import answer_in
 from mulligan.storage.records import RecordLog
 from mulligan.types import Problem, Trial, Verdict
 
@@ -16,18 +19,18 @@ class PowerCutError(Exception):
     pass
 
 
-def protocol(**changes):
-    settings = {
-        "problems": PROBLEMS,
-        "samples": 1,
-        "seed": 7,
-        "temperature": 0.9,
-        "answer_tokens": 30,
-        "reflection_tokens": 40,
-        "problems_at_once": 4,
-        "controls": True,
-    }
-    return Protocol(**(settings | changes))
+def protocol(problems=PROBLEMS, problems_at_once=4, reflection_tokens=40, **settings):
+    evaluated = Evaluate(problems=len(problems), **settings)
+    return Protocol(
+        problems=problems,
+        seed=7,
+        temperature=0.9,
+        answer_tokens=30,
+        reflection_tokens=reflection_tokens,
+        problems_at_once=problems_at_once,
+        settings=evaluated,
+        controls=controls_of(evaluated),
+    )
 
 
 def judge(pairs):
@@ -46,8 +49,10 @@ class Bench:
     def __init__(self, folder, tokenizer):
         self.folder, self.tokenizer = folder, tokenizer
 
-    def run(self, script, when="before", cut_after=None, **changes):
+    def run(self, script, when="before", cut_after=None, untrained=None, **changes):
         engine = ScriptedEngine(script, self.tokenizer)
+        other = ScriptedEngine(untrained, self.tokenizer) if untrained else None
+        self.untrained = other
         speak = Conversations(self.tokenizer, "Why?")
         chunks = []
 
@@ -58,7 +63,8 @@ class Bench:
 
         with RecordLog(self.folder / f"{when}.jsonl", Trial, lambda t: t.id) as log:
             with contextlib.suppress(PowerCutError):
-                evaluate(engine, speak, judge, leaks, protocol(**changes), when, log, progress)
+                made = protocol(**changes)
+                evaluate(engine, speak, judge, leaks, made, when, log, progress, other)
             return engine, list(log)
 
     def by_column(self, first="no", **second):
@@ -92,9 +98,9 @@ def test_a_problem_solved_at_the_first_try_has_no_second_tries(bench):
     for trial in (trials[0], trials[2]):
         assert trial.reflection is None
         assert trial.leaked is None
-        assert [getattr(trial, column) for column in COLUMNS] == [None] * 3
+        assert [answer_in(trial, column) for column in COLUMNS] == [None] * 3
     for trial in (trials[1], trials[3]):
-        assert all(getattr(trial, column) is not None for column in COLUMNS)
+        assert all(answer_in(trial, column) is not None for column in COLUMNS)
 
 
 def test_trials_keep_the_order_and_words_of_the_problems(bench):
@@ -114,7 +120,7 @@ def test_a_verifier_that_breaks_on_a_first_try_leaves_it_unjudged_without_second
 
 def test_a_verifier_that_breaks_on_a_second_try_never_makes_it_a_failure(bench):
     _, trials = bench.run(bench.by_column(again="crash"))
-    assert {getattr(t, c).verdict.status for t in trials for c in COLUMNS} == {"error"}
+    assert {answer_in(t, c).verdict.status for t in trials for c in COLUMNS} == {"error"}
 
 
 def test_the_control_without_reflection_asks_right_after_the_failed_answer(bench):
@@ -138,18 +144,52 @@ def test_the_other_reflection_is_always_another_problems(bench):
         assert text.count(f"question {number}") == 2
 
 
-def test_where_only_one_failed_there_is_no_other_reflection(bench):
-    _, trials = bench.run(bench.by_column(first=["yes", "yes", "no", "yes"]))
-    assert trials[2].after_other_reflection is None
-    assert trials[2].after_reflection is not None
-    assert trials[2].after_nothing is not None
+def test_a_failure_alone_in_its_chunk_gets_a_reflection_on_the_next_problem(bench):
+    engine, trials = bench.run(bench.by_column(first=["yes", "yes", "no", "yes"]))
+    assert trials[2].second_tries["other_reflection"].reflection == "thought 3"
+    assert "thought 3" in bench.tokenizer.decode(engine.calls[-1].prompts[0])
+    assert "question 2" in bench.tokenizer.decode(engine.calls[-1].prompts[0])
+
+
+def test_the_borrowed_reflection_is_the_same_after_a_resume(bench):
+    first = ["yes", "no"]
+    bench.run(bench.by_column(first=first), problems_at_once=2, cut_after=1)
+    _, resumed = bench.run(bench.by_column(first=first), problems_at_once=2)
+    _, whole = bench.run(bench.by_column(first=first), "whole", problems_at_once=2)
+    assert [t.second_tries for t in resumed] == [t.second_tries for t in whole]
+
+
+def test_an_evaluation_of_a_single_problem_has_no_other_reflection_to_give(bench):
+    _, (trial,) = bench.run(bench.by_column(), problems=PROBLEMS[:1])
+    assert set(trial.second_tries) == {"nothing"}
 
 
 def test_controls_can_be_left_out(bench):
-    engine, trials = bench.run(bench.by_column(), controls=False)
+    engine, trials = bench.run(bench.by_column(), controls=[])
     assert len(engine.calls) == 3
-    assert {t.after_nothing for t in trials} == {t.after_other_reflection for t in trials} == {None}
+    assert all(t.second_tries == {} for t in trials)
     assert all(t.after_reflection for t in trials)
+
+
+def test_controls_do_not_change_what_stands_before_them(bench):
+    all_of_them = ["second_reflection", "think_first", "filler", "other_reflection", "nothing"]
+    few, _ = bench.run(bench.by_column(), "few")
+    many, _ = bench.run(bench.by_column(), "many", controls=all_of_them, greedy=True)
+    assert many.calls[:5] == few.calls
+
+
+def test_greedy_tries_are_made_once_a_problem(bench):
+    engine, trials = bench.run(bench.by_column(first="yes"), samples=2, greedy=True)
+    assert [call.sampling.temperature for call in engine.calls] == [0.9, 0.0, 0.9]
+    assert [t.greedy is not None for t in trials] == [True] * 4 + [False] * 4
+    assert engine.calls[1].prompts == engine.calls[0].prompts
+
+
+def test_the_mean_log_probability_of_each_text_is_kept(bench):
+    _, trials = bench.run(bench.by_column())
+    assert {t.first_try.logprob for t in trials} == {-1.0}
+    assert {t.reflection_logprob for t in trials} == {-1.0}
+    assert {a.logprob for t in trials for a in t.second_tries.values()} == {-1.0}
 
 
 def test_a_leaked_answer_is_noted(bench):

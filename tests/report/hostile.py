@@ -47,8 +47,7 @@ def with_texts(trial, texts):
         reflection=reflection,
         leaked=True,
         after_reflection=said[1],
-        after_nothing=said[2],
-        after_other_reflection=said[3],
+        second_tries={"nothing": said[2], "other_reflection": said[3]},
     )
 
 

@@ -62,8 +62,10 @@ def make_trial(random: np.random.Generator, when: str, number: int, sample: int)
         reflection_tokens=int(random.integers(16, 48)),
         leaked=bool(random.random() < (0.08 if when == "before" else 0.24)),
         after_reflection=answer(random, rates["reflection"], right, wrong),
-        after_nothing=answer(random, rates["nothing"], right, wrong),
-        after_other_reflection=answer(random, rates["other"], right, wrong),
+        second_tries={
+            "nothing": answer(random, rates["nothing"], right, wrong),
+            "other_reflection": answer(random, rates["other"], right, wrong),
+        },
     )
 
 

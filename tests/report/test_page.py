@@ -9,11 +9,11 @@ from html_reader import Reader
 from synthetic_run import SETTINGS, make_trials, write_lines, write_trials
 
 from mulligan.errors import MulliganError
+from mulligan.evaluation.results import compute
 from mulligan.report import episodes
 from mulligan.report.inputs import read_run
 from mulligan.report.markup import visible
 from mulligan.report.page import POLICY, render, write_report
-from mulligan.evaluation.results import compute
 from mulligan.report.table import points, table
 from mulligan.types import Answer, Verdict
 

@@ -21,7 +21,19 @@ def solved(problem, when="before"):
 
 
 def failed(problem, when="before", *, first=WRONG, reflected=WRONG, nothing=WRONG, other=WRONG):
-    return Trial(problem, 0, when, "make 4", first, "hm", 10, False, reflected, nothing, other)
+    given = {"nothing": nothing, "other_reflection": other}
+    return Trial(
+        problem,
+        0,
+        when,
+        "make 4",
+        first,
+        reflection="hm",
+        reflection_tokens=10,
+        leaked=False,
+        after_reflection=reflected,
+        second_tries={name: said for name, said in given.items() if said},
+    )
 
 
 def cells(made):
@@ -70,6 +82,7 @@ def test_differences_are_after_minus_before_and_the_gain_is_theirs(small):
         "after_reflection": 0.25,
         "after_nothing": -0.25,
         "after_other_reflection": 0.0,
+        "reflection_over_nothing": 0.5,
         "reflection_gain": 0.25,
     }
     assert made.difference("first_try").low == made.difference("first_try").high == 0.0

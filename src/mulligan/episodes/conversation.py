@@ -59,28 +59,48 @@ class Conversations:
         """Return the prompt of a first try."""
         return self._converse(problem, ())
 
-    def reflection(self, problem: Problem, answer: Completion) -> TokenIds:
-        """Return the prompt of a reflection on a failed answer."""
-        return self._converse(problem, [(answer, self._reflect)])
+    def reflection(self, problem: Problem, *said: Completion) -> TokenIds:
+        """Return the prompt of a reflection on the last of what was said.
 
-    def retry(self, problem: Problem, answer: Completion, reflection: Completion) -> TokenIds:
-        """Return the prompt of a retry after a reflection."""
-        turns = [(answer, self._reflect), (reflection, self._question_again(problem))]
-        return self._converse(problem, turns)
+        ``said`` is a failed answer, followed by any number of (reflection, failed retry) pairs.
+        """
+        return self._converse(problem, self._in_turn(problem, said))
+
+    def retry(self, problem: Problem, *said: Completion) -> TokenIds:
+        """Return the prompt of a retry; ``said`` is (failed answer, reflection) pairs in order."""
+        return self._converse(problem, self._in_turn(problem, said))
 
     def retry_without_reflection(self, problem: Problem, answer: Completion) -> TokenIds:
-        """Return the prompt of the control: the problem again, right after the failed answer."""
+        """Return the prompt of a control: the problem again, right after the failed answer."""
         return self._converse(problem, [(answer, self._question_again(problem))])
+
+    def thought(self, problem: Problem, request: str) -> TokenIds:
+        """Return the prompt of a fresh conversation: the problem, and a request to think first."""
+        return self.attempt(_with_request(problem, request))
+
+    def answer_after_thought(self, problem: Problem, request: str, thought: Completion) -> TokenIds:
+        """Return the prompt that follows a thought: the problem's own words again."""
+        turns = [(thought, self._question_again(problem))]
+        return self._converse(_with_request(problem, request), turns)
+
+    def filler(self, like: Completion) -> Completion:
+        """Return as many meaningless tokens (dots) as a completion has, which end as it does."""
+        length = len(like.token_ids)
+        ids = self._template.encode(" ." * length)[:length]
+        if like.finish_reason == "stop":
+            ids = (*ids[:-1], *like.token_ids[-1:])
+        filler = Completion(ids, "", like.finish_reason)
+        return replace(filler, text=self._decode(filler))
 
     def demonstration(self, demo: Demonstration) -> list[tuple[TokenIds, TokenIds]]:
         """Return a demonstration as (prompt, completion) pairs, one for each turn of the model."""
-        answer = self._written(demo.attempt)
+        answer = self.written(demo.attempt)
         pairs = [(self.attempt(demo.problem), answer.token_ids)]
         if demo.reflection is not None and demo.retry is not None:
-            reflection = self._written(demo.reflection)
+            reflection = self.written(demo.reflection)
             pairs.append((self.reflection(demo.problem, answer), reflection.token_ids))
             again = self.retry(demo.problem, answer, reflection)
-            pairs.append((again, self._written(demo.retry).token_ids))
+            pairs.append((again, self.written(demo.retry).token_ids))
         return pairs
 
     def understand(self, completion: Completion) -> Completion:
@@ -95,10 +115,17 @@ class Conversations:
             unfinished_thought=not speech.finished,
         )
 
-    def _written(self, text: str) -> Completion:
+    def written(self, text: str) -> Completion:
         """Return a text as a completion that ends its turn, as the model would have sampled it."""
         written = Completion(self._template.spoken(text), text, "stop")
         return replace(written, text=self._decode(written))
+
+    def _in_turn(
+        self, problem: Problem, said: Sequence[Completion]
+    ) -> list[tuple[Completion, str]]:
+        """Return what was said with the request after each: to reflect, to retry, to reflect."""
+        requests = (self._reflect, self._question_again(problem))
+        return [(completion, requests[place % 2]) for place, completion in enumerate(said)]
 
     def _question_again(self, problem: Problem) -> str:
         return self._retry.replace("{question}", question(problem))
@@ -253,3 +280,11 @@ def _as_json(arguments: str) -> object:
         return json.loads(arguments)
     except (ValueError, RecursionError):
         return arguments
+
+
+def _with_request(problem: Problem, request: str) -> Problem:
+    """Return the problem with a request added to its last user message."""
+    messages = list(problem.messages)
+    last = max(i for i, message in enumerate(messages) if message["role"] == "user")
+    messages[last] = {**messages[last], "content": f"{messages[last]['content']}\n\n{request}"}
+    return replace(problem, id=f"{problem.id}: {request}", messages=tuple(messages))

@@ -11,17 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from mulligan.evaluation.controls import CONTROLS
 from mulligan.evaluation.statistics import Interval, paired_bootstrap, wilson
-from mulligan.evaluation.trials import (
-    COLUMNS,
-    CONTROLS,
-    WHENS,
-    Column,
-    Trials,
-    When,
-    answer_in,
-    judged,
-)
+from mulligan.evaluation.trials import COLUMNS, TIMES, Trials, answer_in, judged, was_asked
 from mulligan.types import Status, Trial
 
 _Row = TypeVar("_Row")
@@ -31,8 +23,8 @@ _Row = TypeVar("_Row")
 class Cell:
     """Rows that passed in one column, with the Wilson interval of their share."""
 
-    column: Column
-    when: When
+    column: str
+    when: str
     passed: int
     n: int
     low: float
@@ -59,8 +51,8 @@ class Difference:
 class ControlDifference:
     """After reflection minus a control at one time, as a fraction, with its interval."""
 
-    when: When
-    control: Column
+    when: str
+    control: str
     difference: float
     low: float
     high: float
@@ -70,7 +62,7 @@ class ControlDifference:
 class LeakRate:
     """How many reflections contain a passing answer, with the Wilson interval of their share."""
 
-    when: When
+    when: str
     leaked: int
     n: int
     low: float
@@ -86,8 +78,8 @@ class LeakRate:
 class ReasonCount:
     """How often the verifier gave a reason for the answers given in a column."""
 
-    when: When
-    column: Column
+    when: str
+    column: str
     status: Status
     reason: str
     count: int
@@ -97,7 +89,7 @@ class ReasonCount:
 class Length:
     """How long the texts of one kind are."""
 
-    when: When
+    when: str
     text: str
     """A column of the table, or ``reflection``."""
     mean_tokens: float
@@ -108,7 +100,7 @@ class Length:
 class Size:
     """What was evaluated: with several samples a problem there are more rows than problems."""
 
-    when: When
+    when: str
     problems: int
     rows: int
 
@@ -150,12 +142,12 @@ class Table:
 
 def compute(trials: Trials) -> Table:
     """Compute the table from the trials of a run."""
-    whens = [when for when in WHENS if trials[when]]
+    whens = [when for when in trials if trials[when]]
     return Table(
         cells=_present(_cell(trials[when], column, when) for when in whens for column in COLUMNS),
         differences=_present(_differences(trials)),
         controls=_present(
-            _control_difference(trials[when], control, when)
+            _control_difference(trials[when], control.column, when)
             for when in whens
             for control in CONTROLS
         ),
@@ -173,39 +165,37 @@ def _present(rows: Iterable[_Row | None]) -> tuple[_Row, ...]:
     return tuple(row for row in rows if row is not None)
 
 
-def _cell(trials: Sequence[Trial], column: Column, when: When) -> Cell | None:
+def _cell(trials: Sequence[Trial], column: str, when: str) -> Cell | None:
     verdicts = [known for trial in trials if (known := judged(trial, column)) is not None]
-    if not _was_asked(trials, column) or not verdicts:
+    if not was_asked(trials, column) or not verdicts:
         return None
     passed, n = sum(verdicts), len(verdicts)
     interval = wilson(passed, n)
     return Cell(column, when, passed, n, interval.low, interval.high)
 
 
-def _was_asked(trials: Sequence[Trial], column: Column) -> bool:
-    """Whether a column was evaluated at all: a control may be switched off."""
-    failed = [trial for trial in trials if judged(trial, "first_try") is False]
-    return not failed or any(answer_in(trial, column) for trial in failed)
-
-
 def _differences(trials: Trials) -> Iterator[Difference]:
     """Yield after minus before for every column that both evaluations have."""
+    pairs = paired(trials)
+    asked = {column for column in COLUMNS if all(was_asked(trials[when], column) for when in TIMES)}
+    for name, (needs, score) in _SCORES.items():
+        if needs <= asked:
+            interval = _paired_interval((b.problem_id, score(b), score(a)) for b, a in pairs)
+            if interval is not None:
+                yield Difference(name, interval.value, interval.low, interval.high)
+
+
+def paired(trials: Trials) -> list[tuple[Trial, Trial]]:
+    """Return the trials of the same problem and sample, before and after training."""
     after = {(trial.problem_id, trial.sample): trial for trial in trials["after"]}
-    pairs = [
-        (trial, after[key])
-        for trial in trials["before"]
-        if (key := (trial.problem_id, trial.sample)) in after
-    ]
-    for name, score in _SCORES.items():
-        interval = _paired_interval((b.problem_id, score(b), score(a)) for b, a in pairs)
-        if interval is not None:
-            yield Difference(name, interval.value, interval.low, interval.high)
+    keys = ((trial, (trial.problem_id, trial.sample)) for trial in trials["before"])
+    return [(trial, after[key]) for trial, key in keys if key in after]
 
 
 def _control_difference(
-    trials: Sequence[Trial], control: Column, when: When
+    trials: Sequence[Trial], control: str, when: str
 ) -> ControlDifference | None:
-    if not (_was_asked(trials, control) and _was_asked(trials, "after_reflection")):
+    if not (was_asked(trials, control) and was_asked(trials, "after_reflection")):
         return None
     interval = _paired_interval(
         (trial.problem_id, judged(trial, control), judged(trial, "after_reflection"))
@@ -227,18 +217,27 @@ def _paired_interval(
     return paired_bootstrap(first, second, problems)
 
 
-def _reflection_gain(trial: Trial) -> float | None:
-    first, second = judged(trial, "first_try"), judged(trial, "after_reflection")
-    return None if first is None or second is None else float(second) - float(first)
+def _less(trial: Trial, column: str, other: str) -> float | None:
+    """Return 1, 0 or -1: whether a trial is solved in one column, less whether in another."""
+    first, second = judged(trial, column), judged(trial, other)
+    return None if first is None or second is None else float(first) - float(second)
 
 
-_SCORES: dict[str, Callable[[Trial], float | None]] = {
-    **{column: partial(judged, column=column) for column in COLUMNS},
-    "reflection_gain": _reflection_gain,
+_SCORES: dict[str, tuple[frozenset[str], Callable[[Trial], float | None]]] = {
+    **{column: (frozenset({column}), partial(judged, column=column)) for column in COLUMNS},
+    "reflection_over_nothing": (
+        frozenset({"after_reflection", "after_nothing"}),
+        partial(_less, column="after_reflection", other="after_nothing"),
+    ),
+    "reflection_gain": (
+        frozenset({"after_reflection", "first_try"}),
+        partial(_less, column="after_reflection", other="first_try"),
+    ),
 }
+"""What is compared before and after training: the columns it needs, and a trial's score."""
 
 
-def _leak_rate(trials: Sequence[Trial], when: When) -> LeakRate | None:
+def _leak_rate(trials: Sequence[Trial], when: str) -> LeakRate | None:
     checked = [trial.leaked for trial in trials if trial.leaked is not None]
     if not checked:
         return None
@@ -246,7 +245,7 @@ def _leak_rate(trials: Sequence[Trial], when: When) -> LeakRate | None:
     return LeakRate(when, sum(checked), len(checked), interval.low, interval.high)
 
 
-def _reasons(trials: Sequence[Trial], when: When) -> Iterator[ReasonCount]:
+def _reasons(trials: Sequence[Trial], when: str) -> Iterator[ReasonCount]:
     """Yield how often each reason was given, the most frequent first within a column."""
     for column in COLUMNS:
         verdicts = [answer.verdict for trial in trials if (answer := answer_in(trial, column))]
@@ -255,7 +254,7 @@ def _reasons(trials: Sequence[Trial], when: When) -> Iterator[ReasonCount]:
             yield ReasonCount(when, column, status, reason, count)
 
 
-def _lengths(trials: Sequence[Trial], when: When) -> Iterator[Length]:
+def _lengths(trials: Sequence[Trial], when: str) -> Iterator[Length]:
     reflected = [trial.reflection_tokens for trial in trials if trial.reflection is not None]
     texts: dict[str, list[int]] = {"first_try": [], "reflection": reflected}
     for column in COLUMNS:

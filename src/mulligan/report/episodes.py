@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mulligan.evaluation.controls import CONTROLS
+from mulligan.evaluation.trials import TIMES, Trials, judged
 from mulligan.randomness import derive_seed
 from mulligan.report.figures import reason_name
 from mulligan.report.markup import Html, element, together
-from mulligan.evaluation.trials import CONTROLS, TITLES, WHENS, Trials, judged
 from mulligan.types import Answer, Trial
 
 SHOWN = 8
@@ -32,7 +33,7 @@ def choose(trials: Trials, seed: int, count: int = SHOWN) -> Choice:
     failures appear as often as they happen.
     """
     columns = [
-        {(t.problem_id, t.sample): t for t in trials[when]} for when in WHENS if trials[when]
+        {(t.problem_id, t.sample): t for t in trials[when]} for when in TIMES if trials[when]
     ]
     shared = set.intersection(*map(set, columns)) if columns else set()
     pairs = {key: tuple(column[key] for column in columns) for key in shared}
@@ -101,7 +102,7 @@ def _thoughts(answer: Answer) -> Html:
 
 
 def _controls(trial: Trial) -> Html:
-    answers = [(TITLES[column], getattr(trial, column)) for column in CONTROLS]
+    answers = [(control.title, trial.second_tries.get(control.name)) for control in CONTROLS]
     turns = [_turn(title, answer) for title, answer in answers if answer is not None]
     return element("details", element("summary", "Controls"), *turns) if turns else Html()
 

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from mulligan.report.markup import Html, element, visible
 from mulligan.evaluation.results import ReasonCount, Table
-from mulligan.evaluation.trials import COLUMNS, TITLES, WHENS
+from mulligan.evaluation.trials import COLUMNS, TIMES, TITLES
+from mulligan.report.markup import Html, element, visible
 
 WIDTH = 4.4
 """Inches of every figure: near its size on the page, so that text keeps its size on a phone."""
@@ -106,7 +106,7 @@ WARMUP_CURVE = Curve("loss", "Warm-up loss")
 @_STYLED
 def rates_figure(table: Table) -> Html:
     """Draw every column's rate and interval, before and after training."""
-    columns = [name for name in COLUMNS if any(table.cell(name, when) for when in WHENS)]
+    columns = [name for name in COLUMNS if any(table.cell(name, when) for when in TIMES)]
     figure, axes = _figure(height=0.52 * len(columns) + 0.75)
     for row, column in enumerate(columns):
         for when, offset in (("before", -0.14), ("after", 0.14)):
@@ -122,7 +122,7 @@ def rates_figure(table: Table) -> Html:
     axes.grid(axis="x", color=COLOURS["faint"], alpha=0.35, linewidth=0.6)
     handles = [
         axes.plot([], [], _MARKERS[when], color=COLOURS[when], label=f"{when} training")[0]
-        for when in WHENS
+        for when in TIMES
         if table.size(when)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
@@ -141,7 +141,7 @@ def reasons_figure(table: Table) -> Html:
     bars = {
         f"{name}, {when}": rows
         for column, name in (("first_try", "First try"), ("after_reflection", "Retry"))
-        for when in WHENS
+        for when in TIMES
         if (rows := [r for r in table.reasons if (r.column, r.when) == (column, when)])
     }
     looks = _looks(row for rows in bars.values() for row in rows)

@@ -7,9 +7,9 @@ from typing import Any
 
 from mulligan.config import read_yaml, with_new_names
 from mulligan.errors import MulliganError
-from mulligan.storage.lines import count_lines
 from mulligan.evaluation.results import Table, compute
 from mulligan.evaluation.trials import Trials, read_trials
+from mulligan.storage.lines import count_lines
 from mulligan.storage.records import RecordLog
 from mulligan.storage.run_folder import RunFolder
 

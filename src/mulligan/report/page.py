@@ -9,6 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from statistics import median
 
+from mulligan.evaluation.controls import CONTROLS
+from mulligan.evaluation.results import ControlDifference, Difference, LeakRate, Table
+from mulligan.evaluation.trials import COLUMNS, TIMES, TITLES
 from mulligan.report import episodes
 from mulligan.report.figures import (
     TRAINING_CURVES,
@@ -19,7 +22,6 @@ from mulligan.report.figures import (
 )
 from mulligan.report.inputs import RunContent, read_run
 from mulligan.report.markup import Html, element, together
-from mulligan.evaluation.results import ControlDifference, Difference, LeakRate, Table
 from mulligan.report.settings import commands, stages, versions
 from mulligan.report.summary import evaluated, summary
 from mulligan.report.table import (
@@ -31,7 +33,6 @@ from mulligan.report.table import (
     size_text,
     unjudged_text,
 )
-from mulligan.evaluation.trials import COLUMNS, CONTROLS, TITLES, WHENS
 from mulligan.storage.atomic import write_atomically
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -127,7 +128,7 @@ def _how_to_read() -> Html:
 def _rates_table(table: Table) -> Html:
     rows = []
     for column in COLUMNS:
-        cells = [table.cell(column, when) for when in WHENS]
+        cells = [table.cell(column, when) for when in TIMES]
         if any(cells):
             shown = [
                 _stacked(percent(c.rate), _span(c.low, c.high), f"{c.passed:,} of {c.n:,}")
@@ -136,20 +137,22 @@ def _rates_table(table: Table) -> Html:
                 for c in cells
             ]
             rows.append((TITLES[column], *shown, _difference(table.difference(column))))
-    gains = [_stacked(gain_text(table, when)) for when in WHENS]
-    rows.append(
-        (TITLES["reflection_gain"], *gains, _difference(table.difference("reflection_gain")))
-    )
+    against = {row.when: row for row in table.controls if row.control == "after_nothing"}
+    added = [_difference(against.get(when)) for when in TIMES]
+    change = _difference(table.difference("reflection_over_nothing"))
+    rows.append(("What reflection adds to asking again", *added, change))
+    gains = [_stacked(gain_text(table, when)) for when in TIMES]
+    rows.append(("Gain from reflecting", *gains, _difference(table.difference("reflection_gain"))))
     return _grid(("Solved", *_HEADINGS, "Difference, points"), rows, "rates")
 
 
 def _control_table(table: Table) -> Html:
     rows = []
-    for control in CONTROLS:
+    for control in (each.column for each in CONTROLS):
         found = {row.when: row for row in table.controls if row.control == control}
         if found:
             name = f"After reflection minus “{TITLES[control]}”"
-            rows.append((name, *(_difference(found.get(when)) for when in WHENS)))
+            rows.append((name, *(_difference(found.get(when)) for when in TIMES)))
     return _grid(("Points", *_HEADINGS), rows, "rates")
 
 
@@ -191,14 +194,14 @@ def _reasons(table: Table) -> Iterator[Html]:
 
 def _side_rows(table: Table) -> Iterator[tuple[str, ...]]:
     leaks = {row.when: row for row in table.leak_rates}
-    unread = [(table.count("first_try", when, "unparseable"), table.size(when)) for when in WHENS]
-    yield ("Reflections that contain a passing answer", *(_leak(leaks.get(when)) for when in WHENS))
+    unread = [(table.count("first_try", when, "unparseable"), table.size(when)) for when in TIMES]
+    yield ("Reflections that contain a passing answer", *(_leak(leaks.get(when)) for when in TIMES))
     yield ("First tries that cannot be read as an answer", *(share_text(*pair) for pair in unread))
-    yield ("Answers left out: the verifier broke", *(unjudged_text(table, w) for w in WHENS))
+    yield ("Answers left out: the verifier broke", *(unjudged_text(table, w) for w in TIMES))
     lengths = {(row.when, row.text): f"{row.mean_tokens:.1f}" for row in table.lengths}
     for text, name in _LENGTHS.items():
-        yield (name, *(lengths.get((when, text), NOTHING) for when in WHENS))
-    yield ("Problems, and first tries at them", *(size_text(table.size(when)) for when in WHENS))
+        yield (name, *(lengths.get((when, text), NOTHING) for when in TIMES))
+    yield ("Problems, and first tries at them", *(size_text(table.size(when)) for when in TIMES))
 
 
 def _leak(row: LeakRate | None) -> Html:

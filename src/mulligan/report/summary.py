@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from mulligan.report.inputs import RunContent
 from mulligan.evaluation.results import ControlDifference, Difference, Table
+from mulligan.report.inputs import RunContent
 from mulligan.report.table import percent, points
 
 Compared = Difference | ControlDifference

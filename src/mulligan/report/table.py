@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from mulligan.errors import MulliganError
+from mulligan.evaluation.controls import CONTROLS
 from mulligan.evaluation.results import (
     Cell,
     ControlDifference,
@@ -19,7 +20,7 @@ from mulligan.evaluation.results import (
     Table,
     compute,
 )
-from mulligan.evaluation.trials import COLUMNS, CONTROLS, TITLES, WHENS, When, read_trials
+from mulligan.evaluation.trials import COLUMNS, TIMES, TITLES, read_trials
 
 NOTHING = "–"
 
@@ -73,22 +74,26 @@ def print_table(made: Table, console: Console) -> None:
 def _main_table(made: Table) -> RichTable:
     shown = _grid("Solved, with 95% intervals", "", *_headings(), "difference, points")
     for column in COLUMNS:
-        cells = [made.cell(column, when) for when in WHENS]
+        cells = [made.cell(column, when) for when in TIMES]
         if any(cells):
             texts = [rate_text(cell) for cell in cells]
             shown.add_row(TITLES[column], *texts, difference_text(made.difference(column)))
-    gains = [gain_text(made, when) for when in WHENS]
+    against = {row.when: row for row in made.controls if row.control == "after_nothing"}
+    added = [difference_text(against.get(when)) for when in TIMES]
+    change = difference_text(made.difference("reflection_over_nothing"))
+    shown.add_row("What reflection adds", *added, change, style="bold")
+    gains = [gain_text(made, when) for when in TIMES]
     difference = difference_text(made.difference("reflection_gain"))
-    shown.add_row(TITLES["reflection_gain"], *gains, difference, style="bold")
+    shown.add_row("Gain from reflecting", *gains, difference, style="bold")
     return shown
 
 
 def _control_table(made: Table) -> RichTable:
     shown = _grid("After reflection minus each control, points", "", *_headings())
-    for control in CONTROLS:
+    for control in (each.column for each in CONTROLS):
         rows = {row.when: row for row in made.controls if row.control == control}
         if rows:
-            shown.add_row(TITLES[control], *(difference_text(rows.get(when)) for when in WHENS))
+            shown.add_row(TITLES[control], *(difference_text(rows.get(when)) for when in TIMES))
     return shown
 
 
@@ -96,19 +101,19 @@ def _side_table(made: Table) -> RichTable:
     shown = _grid("Beside the table", "", *_headings())
     leaks = {row.when: row for row in made.leak_rates}
     shown.add_row(
-        "Reflections that contain a passing answer", *(rate_text(leaks.get(w)) for w in WHENS)
+        "Reflections that contain a passing answer", *(rate_text(leaks.get(w)) for w in TIMES)
     )
     shown.add_row(
         "First tries that cannot be read as an answer",
-        *(share_text(made.count("first_try", w, "unparseable"), made.size(w)) for w in WHENS),
+        *(share_text(made.count("first_try", w, "unparseable"), made.size(w)) for w in TIMES),
     )
-    shown.add_row("Answers left out: the verifier broke", *(unjudged_text(made, w) for w in WHENS))
-    shown.add_row("Problems and first tries", *(size_text(made.size(w)) for w in WHENS))
+    shown.add_row("Answers left out: the verifier broke", *(unjudged_text(made, w) for w in TIMES))
+    shown.add_row("Problems and first tries", *(size_text(made.size(w)) for w in TIMES))
     return shown
 
 
 def _headings() -> Iterator[str]:
-    return (f"{when} training" for when in WHENS)
+    return (f"{when} training" for when in TIMES)
 
 
 def _grid(title: str, first: str, *headings: str) -> RichTable:
@@ -144,7 +149,7 @@ def difference_text(row: Difference | ControlDifference | None) -> str:
     return f"{points(row.difference)} [{points(row.low)} to {points(row.high)}]"
 
 
-def gain_text(made: Table, when: When) -> str:
+def gain_text(made: Table, when: str) -> str:
     """Return how many points reflection adds to the first try at one time, or a dash."""
     first, second = made.cell("first_try", when), made.cell("after_reflection", when)
     return points(second.rate - first.rate) if first and second else NOTHING
@@ -155,7 +160,7 @@ def share_text(count: int, size: Size | None) -> str:
     return f"{count:,} of {size.rows:,}" if size else NOTHING
 
 
-def unjudged_text(made: Table, when: When) -> str:
+def unjudged_text(made: Table, when: str) -> str:
     """Return how many answers of all columns a broken verifier left unjudged."""
     if made.size(when) is None:
         return NOTHING

@@ -13,13 +13,14 @@ from mulligan.engines.registry import find_engine
 from mulligan.episodes.collect import Collected, collect, collected_key
 from mulligan.episodes.failures import FailureStore
 from mulligan.errors import MulliganError
-from mulligan.evaluation.evaluate import Protocol, When, evaluate
+from mulligan.evaluation.controls import controls_of
+from mulligan.evaluation.evaluate import Protocol, evaluate
+from mulligan.evaluation.trials import open_trials
 from mulligan.randomness import derive_seed
 from mulligan.run.out_of_memory import memory_errors
 from mulligan.run.session import Session
 from mulligan.storage.atomic import remove_folder, whole_folder
 from mulligan.storage.records import RecordLog
-from mulligan.types import Trial
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def warm_up_stage(session: Session) -> None:
     recipe, settings = session.recipe, session.recipe.sft
     session.problems("train", recipe.collect.problems)  # too few is said now, not hours later
     session.problems("test", recipe.evaluate.problems)
+    controls_of(recipe.evaluate)  # so is a control that there is not
     if settings is None:
         return
     policy, tokenizer = session.load(recipe.model)
@@ -162,23 +164,18 @@ def evaluate_after_stage(session: Session) -> None:
     checkpoints.mark_best(settings.steps)
 
 
-def _evaluate(session: Session, when: When, model_name: str | Path) -> None:
+def _evaluate(session: Session, when: str, model_name: str | Path) -> None:
     recipe = session.recipe
     model, tokenizer = session.load(model_name)
-    protocol = Protocol(
-        problems=session.problems("test", recipe.evaluate.problems),
-        samples=recipe.evaluate.samples,
-        seed=recipe.seed,
-        temperature=recipe.generate.temperature,
-        answer_tokens=recipe.generate.answer_tokens,
-        reflection_tokens=recipe.generate.reflection_tokens,
-        problems_at_once=recipe.generate.problems_at_once,
-        controls=recipe.evaluate.controls,
-    )
-    total = len(protocol.problems) * protocol.samples
+    problems = session.problems("test", recipe.evaluate.problems)
+    protocol = Protocol.of(recipe, problems)
+    untrained = None
+    if when == "after" and any(control.needs_untrained for control in protocol.controls):
+        untrained = session.engine(*session.load(session.start_model))
+    total = len(problems) * recipe.evaluate.samples
     with (
         session.progress(f"evaluate {when}", total) as advance,
-        RecordLog(session.run.evaluation(when), Trial, lambda trial: trial.id) as log,
+        open_trials(session.run.evaluation(when)) as log,
     ):
 
         def progress(done: int) -> None:
@@ -194,6 +191,7 @@ def _evaluate(session: Session, when: When, model_name: str | Path) -> None:
             when,
             log,
             progress,
+            untrained,
         )
 
 
