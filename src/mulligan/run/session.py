@@ -102,15 +102,25 @@ class Session:
         """The model that training starts from: warmed up where the recipe has a warm-up."""
         return str(self.run.warmed_up) if self.recipe.sft else self.recipe.model
 
-    def engine(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Engine:
-        """Return the engine that generates with a model; the one of an earlier stage is closed."""
-        self._engine.close()
+    def engine(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        beside: bool = False,
+    ) -> Engine:
+        """Return the engine that generates with a model.
+
+        The engine of an earlier stage is closed, unless the new one is to run ``beside`` it.
+        """
+        if not beside:
+            self._engine.close()
+            self._engine = self._stack.enter_context(ExitStack())
         settings = self.recipe.engine
         engine = find_engine(settings.kind).make(
             {**settings.model_dump(), "memory_gib": self.recipe.generate.memory_gib},
             Surroundings(model, tokenizer, self.recipe.dtype, self.run.path / "engine"),
         )
-        self._engine = self._stack.enter_context(ExitStack())
         self._engine.callback(engine.close)
         return engine
 

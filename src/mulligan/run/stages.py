@@ -169,9 +169,9 @@ def _evaluate(session: Session, when: str, model_name: str | Path) -> None:
     model, tokenizer = session.load(model_name)
     problems = session.problems("test", recipe.evaluate.problems)
     protocol = Protocol.of(recipe, problems)
-    untrained = None
+    engine, untrained = session.engine(model, tokenizer), None
     if when == "after" and any(control.needs_untrained for control in protocol.controls):
-        untrained = session.engine(*session.load(session.start_model))
+        untrained = session.engine(*session.load(session.start_model), beside=True)
     total = len(problems) * recipe.evaluate.samples
     with (
         session.progress(f"evaluate {when}", total) as advance,
@@ -183,7 +183,7 @@ def _evaluate(session: Session, when: str, model_name: str | Path) -> None:
             session.stop.check(f"{len(log)} of {total} trials {when} training")
 
         evaluate(
-            session.engine(model, tokenizer),
+            engine,
             session.conversations(tokenizer),
             session.verify,
             session.verifier.leaks_many,
