@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from mulligan.config import Recipe, check_recipe, read_yaml
 from mulligan.errors import MulliganError
-from mulligan.report.results import Difference, compute
+from mulligan.evaluation.results import Difference, compute
+from mulligan.evaluation.trials import read_trials
 from mulligan.report.table import points
-from mulligan.report.trials import read_trials
 from mulligan.storage.lines import count_lines, lines_backwards
 from mulligan.storage.lock import holder
 from mulligan.storage.run_folder import RunFolder
