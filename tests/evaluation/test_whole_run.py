@@ -10,7 +10,7 @@ def test_every_control_of_a_run_appears_in_its_table_page_and_json(tiny_llama, t
         tiny_llama,
         warmup=None,
         train__steps=1,
-        evaluate__problems=4,
+        evaluate__problems=16,
         evaluate__greedy=True,
         evaluate__constant="Check it.",
         evaluate__controls=[control.name for control in CONTROLS],
