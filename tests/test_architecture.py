@@ -21,6 +21,7 @@ FLOORS = (
     {"trainer", "evaluation"},
     {"report"},
     {"run"},
+    {"study"},
     {"cli"},
 )
 """From the bottom. A name is a file, or a folder with everything in it."""
