@@ -6,8 +6,10 @@ from mulligan.engines.scripted import ScriptedEngine
 from mulligan.episodes.collect import Collected, collect, collected_key
 from mulligan.episodes.conversation import Conversations
 from mulligan.episodes.failures import FailureStore
+from mulligan.errors import MulliganError
 from mulligan.storage.records import RecordLog
-from mulligan.types import Problem, Sampling, Verdict
+from mulligan.types import Completion, Problem, Sampling, Verdict
+from tiny import said
 
 PROBLEMS = [Problem.create(f"question {number}", {}) for number in range(5)]
 SAMPLING = Sampling(0.9, 40, seed=3)
@@ -31,7 +33,7 @@ def judge(pairs):
 def gather(tmp_path, tiny_tokenizer):
     """Collects into one folder; returns the engine, the stored failures and the log's lines."""
 
-    def run(script, at_once=2, attempts=1, cut_after=None):
+    def run(script, at_once=2, attempts=1, cut_after=None, context=None):
         engine = ScriptedEngine(script, tiny_tokenizer)
         done = []
 
@@ -47,12 +49,13 @@ def gather(tmp_path, tiny_tokenizer):
             with contextlib.suppress(PowerCutError):
                 collect(
                     engine,
-                    Conversations(tiny_tokenizer, "Why?"),
+                    Conversations(tiny_tokenizer, "Why?", context=context),
                     judge,
                     PROBLEMS,
                     attempts=attempts,
                     at_once=at_once,
                     sampling=SAMPLING,
+                    reflection_tokens=30,
                     model="tiny",
                     store=store,
                     log=log,
@@ -130,3 +133,26 @@ def test_a_chunk_whose_line_is_missing_is_drawn_again_and_stored_once(gather, tm
     assert [call.sampling for call in again.calls] == [first.calls[2].sampling]
     assert stored_again == stored
     assert len(lines) == 3
+
+
+def test_what_does_not_fit_the_context_is_left_out_counted_and_said(gather, tiny_tokenizer, caplog):
+    conversations = Conversations(tiny_tokenizer, "Why?")
+    no = said(tiny_tokenizer, "no")
+    shortest = len(conversations.retry(PROBLEMS[0], no, Completion((), "", "length")))
+    script = ["no", "no and no", "yes", "no", "no"]
+    verdicts = VERDICTS | {"no and no": Verdict.wrong()}
+    limit = shortest + 30 + SAMPLING.max_tokens  # so the longer answer is too long
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VERDICTS, "no and no", verdicts["no and no"])
+        _, stored, log, done = gather(script, context=limit)
+    assert [f.attempt.problem for f in stored] == [PROBLEMS[i] for i in (0, 3, 4)]
+    assert [line.too_long for line in log] == [1, 0, 0]
+    assert [line.failed for line in log] == [2, 1, 1]
+    assert done == [2, 2, 1]
+    assert "1 problems or failures are left out" in caplog.text
+
+
+def test_a_context_that_not_even_a_first_answer_fits_is_refused(gather, tiny_tokenizer):
+    context = len(Conversations(tiny_tokenizer, "Why?").attempt(PROBLEMS[0])) + 39
+    with pytest.raises(MulliganError, match="context is shorter than one conversation"):
+        gather(["no"] * 5, context=context)

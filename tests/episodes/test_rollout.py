@@ -154,3 +154,17 @@ def test_the_thoughts_of_a_reflection_are_trained_on_as_they_were_sampled(tiny_t
         "<think>Hm.</think>Add.<|im_end|>",
         "<think>Oh.</think>Divide.<|im_end|>",
     ]
+
+
+def test_a_retry_that_does_not_fit_the_context_is_left_out_of_its_group(tiny_tokenizer):
+    roomy = Conversations(tiny_tokenizer, REFLECT)
+    failed = failure(tiny_tokenizer, roomy, 0).attempt.completion
+    short, long = said(tiny_tokenizer, "r"), said(tiny_tokenizer, "rr")
+    limit = len(roomy.retry(PROBLEMS[0], failed, short)) + WRITE.max_tokens
+    speak = Conversations(tiny_tokenizer, REFLECT, context=limit)
+    engine, [group] = rollout(
+        tiny_tokenizer, speak, [short.text, long.text, "yes"], failures=1, group_size=2
+    )
+    assert [e.reflection.text for e in group.episodes] == ["r"]
+    assert group.rewards_G == (1.0,)
+    assert len(engine.calls[-1].prompts) == 1

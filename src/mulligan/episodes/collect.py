@@ -1,5 +1,6 @@
 """Failures are collected first: once, offline, with the model as it is before training."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -8,9 +9,12 @@ from mulligan.engines.base import Engine
 from mulligan.episodes.conversation import Conversations
 from mulligan.episodes.failures import FailureStore, failure_id
 from mulligan.episodes.rollout import Verify, attempt
+from mulligan.errors import MulliganError
 from mulligan.randomness import derive_seed
 from mulligan.storage.records import RecordLog
 from mulligan.types import Attempt, Failure, Problem, Sampling
+
+logger = logging.getLogger("mulligan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,9 @@ class Collected:
     unparseable: int
     errors: int
     """Attempts whose verifier broke; they are neither passes nor failures and are not stored."""
+    too_long: int = 0
+    """Problems, and failures on others, whose conversation does not fit the model's context; they
+    are left out."""
 
 
 def collect(
@@ -35,6 +42,7 @@ def collect(
     attempts: int,
     at_once: int,
     sampling: Sampling,
+    reflection_tokens: int,
     model: str,
     store: FailureStore,
     log: RecordLog[Collected],
@@ -45,6 +53,12 @@ def collect(
     Problems are tried chunk by chunk; a chunk is done when its line is in the log. One that was
     cut off is generated again, draws the same, and stores nothing twice. The engine forgets what
     came before each, so that no bit depends on where a run was resumed.
+
+    A failure is stored only if a retry after the longest reflection on it (``reflection_tokens``)
+    fits the model's context; what does not fit is counted.
+
+    Raises:
+        MulliganError: not even a first try fits the context.
     """
     for number, chunk in enumerate(_chunks(problems, at_once)):
         if str(number) not in log:
@@ -54,14 +68,46 @@ def collect(
                 sampling.max_tokens,
                 derive_seed(sampling.seed, "collect", number),
             )
-            tries = attempt(engine, conversations, verify, chunk, attempts, drawn)
-            for each in tries:
-                if each.verdict.status in ("failed", "unparseable"):
-                    key = failure_id(each.problem.id, each.sample, model, sampling)
-                    store.append(Failure(key, each, model, sampling))
+            asked = [
+                problem
+                for problem in chunk
+                if conversations.fits(conversations.attempt(problem), sampling.max_tokens)
+            ]
+            tries = attempt(engine, conversations, verify, asked, attempts, drawn)
+            failed = [each for each in tries if each.verdict.status in ("failed", "unparseable")]
+            kept = [
+                each
+                for each in failed
+                if conversations.failure_fits(
+                    each.problem, each.completion, reflection_tokens, sampling.max_tokens
+                )
+            ]
+            for each in kept:
+                key = failure_id(each.problem.id, each.sample, model, sampling)
+                store.append(Failure(key, each, model, sampling))
             store.sync()
-            log.append(_count(number, tries))
+            left_out = len(chunk) - len(asked) + len(failed) - len(kept)
+            log.append(_count(number, tries, left_out))
         progress(len(chunk))
+    _say_what_is_left_out(log)
+
+
+def _say_what_is_left_out(log: RecordLog[Collected]) -> None:
+    left_out = sum(line.too_long for line in log)
+    if not left_out:
+        return
+    advice = (
+        "Lower generate.answer_tokens or generate.reflection_tokens, or use a model with a longer "
+        "context."
+    )
+    if not any(line.attempts for line in log):
+        raise MulliganError(f"The model's context is shorter than one conversation. {advice}")
+    logger.warning(
+        "%d problems or failures are left out: with a reflection and a retry they do not fit the "
+        "model's context. %s",
+        left_out,
+        advice,
+    )
 
 
 def collected_key(record: Collected) -> str:
@@ -69,7 +115,7 @@ def collected_key(record: Collected) -> str:
     return str(record.chunk)
 
 
-def _count(number: int, tries: Sequence[Attempt]) -> Collected:
+def _count(number: int, tries: Sequence[Attempt], too_long: int) -> Collected:
     statuses = [each.verdict.status for each in tries]
     return Collected(
         chunk=number,
@@ -78,6 +124,7 @@ def _count(number: int, tries: Sequence[Attempt]) -> Collected:
         failed=statuses.count("failed"),
         unparseable=statuses.count("unparseable"),
         errors=statuses.count("error"),
+        too_long=too_long,
     )
 
 

@@ -38,6 +38,7 @@ class Conversations:
         retry: the retry request; ``{question}`` stands for the problem's own words.
         today: the date told to templates that state one.
         marks: what opens and closes a thought; the field's usual marks by default.
+        context: tokens that the model can attend to; ``None`` where it has no limit.
     """
 
     def __init__(
@@ -48,10 +49,12 @@ class Conversations:
         *,
         today: str = FIXED_DATE,
         marks: Marks | None = None,
+        context: int | None = None,
     ) -> None:
         self._template = ChatTemplate(tokenizer, today, marks)
         self._reflect = reflect
         self._retry = retry
+        self._context = context
         self._said: set[str] = set()
         self._pieces: dict[tuple[object, ...], tuple[TokenIds, ...] | None] = {}
 
@@ -91,6 +94,22 @@ class Conversations:
             ids = (*ids[:-1], *like.token_ids[-1:])
         filler = Completion(ids, "", like.finish_reason)
         return replace(filler, text=self._decode(filler))
+
+    def fits(self, prompt: TokenIds, max_tokens: int) -> bool:
+        """Whether a prompt and so many more tokens fit the model's context."""
+        return self._context is None or len(prompt) + max_tokens <= self._context
+
+    def failure_fits(
+        self, problem: Problem, answer: Completion, reflection_tokens: int, answer_tokens: int
+    ) -> bool:
+        """Whether a retry after the longest reflection on a failed answer fits the context."""
+        shortest = self.retry(problem, answer, Completion((), "", "length"))
+        return self.fits(shortest, reflection_tokens + answer_tokens)
+
+    def problem_fits(self, problem: Problem, reflection_tokens: int, answer_tokens: int) -> bool:
+        """Whether the longest conversation about a problem fits the context."""
+        nothing = Completion((), "", "length")
+        return self.failure_fits(problem, nothing, reflection_tokens, 2 * answer_tokens)
 
     def demonstration(self, demo: Demonstration) -> list[tuple[TokenIds, TokenIds]]:
         """Return a demonstration as (prompt, completion) pairs, one for each turn of the model."""

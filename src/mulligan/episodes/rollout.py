@@ -70,17 +70,32 @@ def generate(
     n: int,
     sampling: Sampling,
 ) -> list[list[Completion]]:
-    """Return n completions for each prompt, each with its thoughts apart from its answer."""
-    completions = engine.generate(prompts, n, sampling)
-    return [[conversations.understand(each) for each in row] for row in completions]
+    """Return n completions for each prompt, each with its thoughts apart from its answer.
+
+    A prompt that does not fit the model's context gets completions of no token at all.
+    """
+    fits = [conversations.fits(prompt, sampling.max_tokens) for prompt in prompts]
+    asked = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
+    rows = iter(engine.generate(asked, n, sampling))
+    nothing = Completion((), "", "length")
+    return [
+        [conversations.understand(each) for each in next(rows)] if fit else [nothing] * n
+        for fit in fits
+    ]
 
 
 def judge_completions(verify: Verify, tries: Sequence[tuple[Problem, Completion]]) -> list[Verdict]:
-    """Judge each answer; where a thought never ended, there is none to be read."""
-    finished = [(p, c.text) for p, c in tries if not c.unfinished_thought]
-    verdicts = iter(verify(finished))
-    unfinished = Verdict.unparseable("unfinished_thought")
-    return [unfinished if c.unfinished_thought else next(verdicts) for _, c in tries]
+    """Judge each answer; there is none where a thought never ended, or where nothing was asked."""
+    there = [(problem, c.text) for problem, c in tries if c.token_ids and not c.unfinished_thought]
+    verdicts = iter(verify(there))
+    return [_without_answer(completion) or next(verdicts) for _, completion in tries]
+
+
+def _without_answer(completion: Completion) -> Verdict | None:
+    if not completion.token_ids:
+        detail = "the conversation does not fit the model's context"
+        return Verdict.error(detail, reason="too_long")
+    return Verdict.unparseable("unfinished_thought") if completion.unfinished_thought else None
 
 
 def reflect_and_retry(

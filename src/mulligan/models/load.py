@@ -93,6 +93,12 @@ def load_model(
     return model.to(place).eval(), tokenizer
 
 
+def context_length(config: Any) -> int | None:
+    """Return how many tokens a model can attend to by its configuration, if there is a limit."""
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return None if found is None else int(found)
+
+
 def pick_device(device: str) -> str:
     """Return the device to use: ``auto`` is the GPU where there is one.
 

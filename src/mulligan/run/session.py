@@ -35,7 +35,7 @@ from mulligan.engines.registry import Surroundings, find_engine
 from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
 from mulligan.interrupt import StopRequest
-from mulligan.models.load import load_model
+from mulligan.models.load import context_length, load_model
 from mulligan.storage.atomic import write_atomically
 from mulligan.storage.lock import hold
 from mulligan.storage.run_folder import RunFolder
@@ -124,12 +124,41 @@ class Session:
         self._engine.callback(engine.close)
         return engine
 
-    def conversations(self, tokenizer: "PreTrainedTokenizerBase") -> Conversations:
+    def conversations(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
+    ) -> Conversations:
         """Return the three prompts in the recipe's words."""
         prompts = self.recipe.prompts
         return Conversations(
-            tokenizer, prompts.reflect, prompts.retry, today=prompts.date, marks=prompts.thoughts
+            tokenizer,
+            prompts.reflect,
+            prompts.retry,
+            today=prompts.date,
+            marks=prompts.thoughts,
+            context=context_length(model.config),
         )
+
+    def those_that_fit(
+        self, problems: Sequence[Problem], conversations: Conversations
+    ) -> list[Problem]:
+        """Leave out problems whose longest conversation does not fit the context, and say so.
+
+        Raises:
+            MulliganError: none fits.
+        """
+        generate = self.recipe.generate
+        limits = generate.reflection_tokens, generate.answer_tokens
+        kept = [each for each in problems if conversations.problem_fits(each, *limits)]
+        if not kept:
+            raise MulliganError(
+                "No problem fits the model's context with two answers and a reflection of the "
+                f"lengths asked for ({generate.answer_tokens} and {generate.reflection_tokens} "
+                "tokens). Lower generate.answer_tokens or generate.reflection_tokens, or use a "
+                "model with a longer context."
+            )
+        if left_out := len(problems) - len(kept):
+            self.console.print(f"{left_out} of {len(problems)} problems do not fit: left out")
+        return kept
 
     def sampling(self, max_tokens: int) -> Sampling:
         """Return the recipe's sampling with the run's seed."""

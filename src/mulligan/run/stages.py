@@ -64,7 +64,7 @@ def warm_up_stage(session: Session) -> None:
 
         fine_tune(
             policy,
-            session.conversations(tokenizer),
+            session.conversations(policy, tokenizer),
             demonstrations,
             settings,
             seed=recipe.seed,
@@ -96,12 +96,13 @@ def collect_stage(session: Session) -> None:
 
         collect(
             session.engine(model, tokenizer),
-            session.conversations(tokenizer),
+            session.conversations(model, tokenizer),
             session.verify,
             problems,
             attempts=recipe.collect.attempts,
             at_once=recipe.generate.problems_at_once,
             sampling=session.sampling(recipe.generate.answer_tokens),
+            reflection_tokens=recipe.generate.reflection_tokens,
             model=recipe.model,
             store=store,
             log=log,
@@ -131,7 +132,7 @@ def train_stage(session: Session) -> None:
             tokenizer=tokenizer,
             engine=session.engine(policy, tokenizer),
             store=store,
-            conversations=session.conversations(tokenizer),
+            conversations=session.conversations(policy, tokenizer),
             verify=session.verify,
             recipe=recipe,
             run=run,
@@ -167,7 +168,10 @@ def evaluate_after_stage(session: Session) -> None:
 def _evaluate(session: Session, when: str, model_name: str | Path) -> None:
     recipe = session.recipe
     model, tokenizer = session.load(model_name)
-    problems = session.problems("test", recipe.evaluate.problems)
+    problems = session.those_that_fit(
+        session.problems("test", recipe.evaluate.problems),
+        session.conversations(model, tokenizer),
+    )
     protocol = Protocol.of(recipe, problems)
     engine, untrained = session.engine(model, tokenizer), None
     if when == "after" and any(control.needs_untrained for control in protocol.controls):
@@ -184,7 +188,7 @@ def _evaluate(session: Session, when: str, model_name: str | Path) -> None:
 
         evaluate(
             engine,
-            session.conversations(tokenizer),
+            session.conversations(model, tokenizer),
             session.verify,
             session.verifier.leaks_many,
             protocol,
