@@ -56,11 +56,7 @@ IDS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "failures.jsonl": lambda row: row["id"],
     "metrics.jsonl": lambda row: row["step"],
     "timings.jsonl": lambda row: row["step"],
-    "episodes.jsonl": lambda row: (
-        row["step"],
-        row["episode"]["failure_id"],
-        row["episode"]["sample"],
-    ),
+    "episodes.jsonl": lambda row: (row["step"], row["failure_id"], row["sample"]),
     "evaluation/before.jsonl": lambda row: (row["problem_id"], row["sample"]),
     "evaluation/after.jsonl": lambda row: (row["problem_id"], row["sample"]),
 }

@@ -473,7 +473,7 @@ def test_a_group_of_one_is_refused_by_the_recipe(tiny_llama, tmp_path):
 def test_terminal_escapes_of_a_model_are_shown_as_text(run_before):
     run = run_before("report")
     rows = lines(run / "episodes.jsonl")
-    rows[-1]["episode"]["reflection"]["text"] = "\x1b[2J\x1b]0;title\x07 [red]so[/red] \u202egnorw"
+    rows[-1]["reflection"]["text"] = "\x1b[2J\x1b]0;title\x07 [red]so[/red] \u202egnorw"
     (run / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     outcome = run_cli("show", run, "-n", "1")
     assert outcome.code == 0

@@ -184,18 +184,53 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """What is kept of a completion once it has been trained on: what people read."""
+
+    text: str
+    tokens: int
+    """Its length in tokens."""
+    finish_reason: FinishReason
+    thoughts: str | None = None
+
+    @classmethod
+    def of(cls, completion: Completion) -> Self:
+        """Leave out token ids and log-probabilities, which nothing reads again."""
+        tokens = len(completion.token_ids)
+        return cls(completion.text, tokens, completion.finish_reason, completion.thoughts)
+
+
+@dataclass(frozen=True, slots=True)
 class TrainedEpisode:
     """A line of ``episodes.jsonl``."""
 
     step: int
+    failure_id: str
+    sample: int
     reward: float
     advantage: float
-    episode: Episode
+    reflection: Written
+    retry: Written
+    verdict: Verdict
+
+    @classmethod
+    def of(cls, step: int, episode: Episode, reward: float, advantage: float) -> Self:
+        """Keep what is read again of an episode that was trained on."""
+        return cls(
+            step=step,
+            failure_id=episode.failure_id,
+            sample=episode.sample,
+            reward=reward,
+            advantage=advantage,
+            reflection=Written.of(episode.reflection),
+            retry=Written.of(episode.retry),
+            verdict=episode.verdict,
+        )
 
     @property
     def id(self) -> str:
         """Unique within a run."""
-        return f"{self.step}-{self.episode.failure_id}-{self.episode.sample}"
+        return f"{self.step}-{self.failure_id}-{self.sample}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from mulligan.episodes.failures import FailureStore
 from mulligan.errors import MulliganError
 from mulligan.storage.records import RecordLog
 from mulligan.types import Completion, Problem, Sampling, Verdict
-from tiny import said
+from tiny import lines, said
 
 PROBLEMS = [Problem.create(f"question {number}", {}) for number in range(5)]
 SAMPLING = Sampling(0.9, 40, seed=3)
@@ -86,6 +86,11 @@ def test_what_does_not_pass_is_stored_with_where_it_came_from(gather):
         Collected(1, 2, 1, 0, 1, 0),
         Collected(2, 1, 0, 1, 0, 0),
     ]
+
+
+def test_a_stored_failure_keeps_its_tokens_but_no_log_probs_which_nothing_reads_again(tiny_run):
+    said = [line["attempt"]["completion"] for line in lines(tiny_run / "failures.jsonl")]
+    assert all(each["token_ids"] and each["logprobs"] is None for each in said)
 
 
 def test_a_broken_verifier_is_counted_and_stores_nothing(gather):

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mulligan.episodes.failures import FailureStore, batch_positions, failure_id, permuted
+from mulligan.episodes.failures import (
+    FailureStore,
+    batch_positions,
+    failure_id,
+    find_failures,
+    permuted,
+)
 from mulligan.errors import MulliganError
 from mulligan.randomness import derive_seed
 from mulligan.storage.records import encode
@@ -36,12 +42,14 @@ def failure(number):
 
 
 def write_store(path, count):
-    """Write many failures fast: only the id differs from line to line."""
+    """Write many failures fast: only the id differs from line to line, but for the last."""
     line = encode(failure(0))
     own_id = failure(0).id.encode()
     with path.open("wb") as file:
-        for number in range(count):
+        for number in range(count - 1):
             file.write(line.replace(own_id, b"%016x" % number, 1))
+    with FailureStore(path) as store:
+        store.append(failure(1))  # who writes keeps an index
     return len(line)
 
 
@@ -49,6 +57,15 @@ def bytes_read():
     """All bytes that this process has read from files so far."""
     counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(counters["rchar"])
+
+
+def test_failures_are_found_by_their_ids(tmp_path):
+    with FailureStore(tmp_path / "failures.jsonl") as store:
+        for number in range(5):
+            store.append(failure(number))
+    wanted = {failure(3).id, failure(1).id}
+    found = find_failures(tmp_path / "failures.jsonl", wanted)
+    assert found == {failure(number).id: failure(number) for number in (1, 3)}
 
 
 def test_a_stored_failure_comes_back_equal(tmp_path):
@@ -172,7 +189,6 @@ def test_neighbours_in_the_store_do_not_stay_neighbours(count):
 def test_reading_and_sampling_take_memory_and_reads_that_do_not_grow_with_the_store(tmp_path):
     path = tmp_path / "failures.jsonl"
     line = write_store(path, 40_000)
-    FailureStore(path).close()  # the first opening writes the index
     tracemalloc.start()
     with FailureStore(path) as store:
         assert len(store) == 40_000
@@ -212,7 +228,6 @@ with FailureStore(Path(sys.argv[1])) as store:
 def test_a_million_failures_are_read_in_constant_memory_and_sampled_without_reading_them(tmp_path):
     path = tmp_path / "failures.jsonl"
     line = write_store(path, 1_000_000)
-    FailureStore(path).close()
     result = subprocess.run(
         [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True
     )

@@ -22,7 +22,7 @@ from disk_faults import (
 )
 from mulligan.errors import MulliganError
 from mulligan.storage import line_index as index
-from mulligan.storage.records import SCHEMA, RecordLog
+from mulligan.storage.records import SCHEMA, RecordLog, find_records, newest_records
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +267,26 @@ def test_a_file_that_another_takes_the_place_of_is_read_to_its_own_end(tmp_path)
         (tmp_path / "other.jsonl").write_bytes(write_notes(tmp_path / "o.jsonl", numbered(9, "!")))
         (tmp_path / "other.jsonl").replace(path)
         assert list(log) == numbered(3)
+
+
+def test_the_newest_records_are_read_without_the_ones_before(tmp_path):
+    path = tmp_path / "notes.jsonl"
+    lines = write_notes(path, numbered(5)).splitlines(keepends=True)
+    path.write_bytes(b"damaged\n" + b"".join(lines[1:]) + b'{"schema":1,"id":"to')
+    assert newest_records(path, Note, 3) == numbered(5)[2:]
+    assert newest_records(tmp_path / "absent", Note, 3) == []
+    with pytest.raises(MulliganError, match=r"notes\.jsonl, byte 0 is not a record"):
+        newest_records(path, Note, 9)
+
+
+def test_records_are_found_by_their_ids_without_reading_the_others(tmp_path):
+    path = tmp_path / "notes.jsonl"
+    notes = [Note("a"), Note("quoted", 'says "b"'), Note('"b"\n'), Note("c")]
+    content = write_notes(path, notes)
+    path.write_bytes(b"damaged\n" + content + b'{"schema":1,"id":"c')
+    found = find_records(path, Note, lambda note: note.id, {'"b"\n', "c", "absent"})
+    assert found == {'"b"\n': notes[2], "c": notes[3]}
+    assert find_records(tmp_path / "absent", Note, lambda note: note.id, {"a"}) == {}
 
 
 def test_a_long_file_keeps_its_index_beside_it(tmp_path, few_in_memory):

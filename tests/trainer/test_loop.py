@@ -155,7 +155,7 @@ def test_every_step_has_its_line_and_its_episodes(bench, uninterrupted):
         own = [e for e in episodes if e["step"] == line["step"]]
         assert len(own) == 3 * 4
         assert line["reward"] == pytest.approx(sum(e["reward"] for e in own) / 12)
-        lengths = [len(e["episode"]["reflection"]["token_ids"]) for e in own]
+        lengths = [e["reflection"]["tokens"] for e in own]
         assert line["reflection_tokens"] == pytest.approx(sum(lengths) / 12)
         assert line["live_groups"] + line["dead_groups"] == 3
         assert line["unjudged"] == 0
@@ -165,16 +165,15 @@ def test_every_step_has_its_line_and_its_episodes(bench, uninterrupted):
 def test_rewards_are_the_verdicts_and_advantages_add_up_to_nothing(bench, uninterrupted):
     groups = {}
     for line in bench.episodes(uninterrupted):
-        episode = line["episode"]
-        assert line["reward"] == float(episode["verdict"]["status"] == "passed")
-        groups.setdefault((line["step"], episode["failure_id"]), []).append(line["advantage"])
+        assert line["reward"] == float(line["verdict"]["status"] == "passed")
+        groups.setdefault((line["step"], line["failure_id"]), []).append(line["advantage"])
     assert {len(advantages) for advantages in groups.values()} == {4}
     assert all(sum(advantages) == pytest.approx(0, abs=1e-6) for advantages in groups.values())
 
 
 def test_every_failure_is_seen_once_an_epoch(bench, uninterrupted):
     seen = [
-        {e["episode"]["failure_id"] for e in bench.episodes(uninterrupted) if e["step"] == step}
+        {e["failure_id"] for e in bench.episodes(uninterrupted) if e["step"] == step}
         for step in (1, 2, 3, 4)
     ]
     everything = {f"failure-{number}" for number in range(6)}
@@ -214,10 +213,7 @@ def test_a_verifier_that_breaks_leaves_episodes_out_and_rewards_none_of_them(ben
     bench.train("half", "train.steps=2", verify=broken_for_half)
     assert [m["unjudged"] for m in bench.metrics("half")] == [6, 6]
     assert len(bench.episodes("half")) == 2 * 6
-    assert {e["episode"]["verdict"]["status"] for e in bench.episodes("half")} == {
-        "passed",
-        "failed",
-    }
+    assert {e["verdict"]["status"] for e in bench.episodes("half")} == {"passed", "failed"}
 
 
 def test_a_step_in_which_nothing_could_be_judged_is_still_a_step(bench):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from mulligan.engines.base import Engine
@@ -84,7 +84,7 @@ def collect(
             ]
             for each in kept:
                 key = failure_id(each.problem.id, each.sample, model, sampling)
-                store.append(Failure(key, each, model, sampling))
+                store.append(Failure(key, without_logprobs(each), model, sampling))
             store.sync()
             left_out = len(chunk) - len(asked) + len(failed) - len(kept)
             log.append(_count(number, tries, left_out))
@@ -108,6 +108,11 @@ def _say_what_is_left_out(log: RecordLog[Collected]) -> None:
         left_out,
         advice,
     )
+
+
+def without_logprobs(tried: Attempt) -> Attempt:
+    """Leave out the engine's log-probabilities: nothing reads those of a failure again."""
+    return replace(tried, completion=replace(tried.completion, logprobs=None))
 
 
 def collected_key(record: Collected) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mulligan.errors import MulliganError
 from mulligan.randomness import derive_seed
-from mulligan.storage.records import RecordLog
+from mulligan.storage.records import RecordLog, find_records
 from mulligan.types import Failure, Sampling
 
 Positions = NDArray[np.uint64]
@@ -27,6 +27,15 @@ def failure_id(problem_id: str, sample: int, model: str, sampling: Sampling) -> 
     content = [problem_id, sample, model, asdict(sampling)]
     canonical = json.dumps(content, sort_keys=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def find_failures(path: Path, ids: Set[str]) -> dict[str, Failure]:
+    """Return the stored failures with some ids, by id; the others are not decoded.
+
+    Raises:
+        MulliganError: one of them cannot be read.
+    """
+    return find_records(path, Failure, lambda failure: failure.id, ids)
 
 
 class FailureStore(RecordLog[Failure]):

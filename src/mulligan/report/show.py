@@ -8,12 +8,12 @@ from rich.panel import Panel
 from rich.text import Text
 
 from mulligan.episodes.conversation import question
-from mulligan.episodes.failures import FailureStore
+from mulligan.episodes.failures import find_failures
 from mulligan.errors import MulliganError
 from mulligan.report.markup import visible
-from mulligan.storage.records import RecordLog
+from mulligan.storage.episode_log import newest_episodes
 from mulligan.storage.run_folder import RunFolder
-from mulligan.types import Completion, Failure, TrainedEpisode
+from mulligan.types import Completion, Failure, TrainedEpisode, Written
 
 
 def show_episodes(run: RunFolder, count: int, console: Console) -> None:
@@ -22,42 +22,35 @@ def show_episodes(run: RunFolder, count: int, console: Console) -> None:
     Raises:
         MulliganError: the run has none yet.
     """
-    with (
-        RecordLog(run.episodes, TrainedEpisode, lambda record: record.id) as episodes,
-        FailureStore(run.failures) as store,
-    ):
-        if not len(episodes):
-            raise MulliganError(f"{run.path} has no episodes yet; they come with training.")
-        newest = range(max(0, len(episodes) - count), len(episodes))
-        records = [episodes[position] for position in newest]
-        wanted = {record.episode.failure_id for record in records}
-        failures = {failure.id: failure for failure in store if failure.id in wanted}
+    records = newest_episodes(run.episodes, count)
+    if not records:
+        raise MulliganError(f"{run.path} has no episodes yet; they come with training.")
+    failures = find_failures(run.failures, {record.failure_id for record in records})
     for record in records:
         console.print(_panel(record, failures, run.path))
 
 
 def _panel(record: TrainedEpisode, failures: Mapping[str, Failure], run: Path) -> Panel:
     """Lay one episode out; what the model wrote is plain text, whatever it contains."""
-    episode = record.episode
-    failure = failures.get(episode.failure_id)
+    failure = failures.get(record.failure_id)
     if failure is None:
-        raise MulliganError(f"{run} trained on failure {episode.failure_id}, which is not stored.")
+        raise MulliganError(f"{run} trained on failure {record.failure_id}, which is not stored.")
     attempt = failure.attempt
-    outcome = "green" if episode.verdict.passed else "red"
+    outcome = "green" if record.verdict.passed else "red"
     lines = [
         _line("question", question(attempt.problem), "bold"),
         *_thoughts(attempt.completion),
         _line("answer", attempt.completion.text, "red", attempt.verdict.reason),
-        *_thoughts(episode.reflection),
-        _line("reflection", episode.reflection.text, "cyan"),
-        *_thoughts(episode.retry),
-        _line("retry", episode.retry.text, outcome, episode.verdict.reason),
+        *_thoughts(record.reflection),
+        _line("reflection", record.reflection.text, "cyan"),
+        *_thoughts(record.retry),
+        _line("retry", record.retry.text, outcome, record.verdict.reason),
     ]
     title = f"step {record.step}, reward {record.reward:.0f}, advantage {record.advantage:+.2f}"
     return Panel(Group(*lines), title=title, title_align="left")
 
 
-def _thoughts(completion: Completion) -> list[Text]:
+def _thoughts(completion: Completion | Written) -> list[Text]:
     return [_line("thoughts", completion.thoughts, "dim")] if completion.thoughts else []
 
 

@@ -41,6 +41,7 @@ class LineIndex:
         self._path = path
         self._writes = False
         self._stored = _load(path)
+        self._in_file = len(self._stored)
         self._ends = array("Q")
         self._keys = array("Q")
         self._recent: set[int] = set()
@@ -60,6 +61,8 @@ class LineIndex:
     def begin_writing(self) -> None:
         """From here on, entries are kept in the file: this process writes the records."""
         self._writes = True
+        if len(self) - self._in_file >= SPILL_EVERY:
+            self._spill()
 
     def add(self, end: int, key: int) -> None:
         """Append the entry of one line."""
@@ -72,6 +75,7 @@ class LineIndex:
     def clear(self) -> None:
         """Forget every entry."""
         self._replace(np.empty(0, _ENTRY))
+        self._in_file = 0
 
     def span(self, line: int) -> tuple[int, int]:
         """Return where a line begins and ends, in bytes; lines count from 0."""
@@ -99,6 +103,7 @@ class LineIndex:
             self._replace(entries)
         else:
             self._replace(_load(self._path))
+            self._in_file = len(self._stored)
 
     def _replace(self, entries: NDArray[np.void]) -> None:
         self._stored = entries

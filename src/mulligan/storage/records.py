@@ -12,7 +12,8 @@ disk, so that a run can be read while it is being written; only who appends writ
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -23,11 +24,12 @@ from pydantic import TypeAdapter, ValidationError
 from mulligan.errors import MulliganError
 from mulligan.storage.atomic import disk_errors, sync_folder
 from mulligan.storage.line_index import LineIndex, hash_key
+from mulligan.storage.lines import lines_backwards
 
 SCHEMA = 1
 """Version of the line format; raised whenever older code would misread a line."""
 
-_BLOCK = 2**20
+_BLOCK = 2**17
 
 R = TypeVar("R")
 log = logging.getLogger("mulligan")
@@ -46,6 +48,64 @@ def encode(record: Any) -> bytes:
         repaired = pydantic_core.from_json(text.encode("utf-8", "replace"))
         body = pydantic_core.to_json(repaired, inf_nan_mode="strings")
     return b'{"schema":%d,%b\n' % (SCHEMA, body[1:])
+
+
+def decode(line: bytes, adapter: TypeAdapter[R], where: str) -> R:
+    """Return the record of a line.
+
+    Raises:
+        MulliganError: it is not such a record, or of a newer format; ``where`` names it.
+    """
+    try:
+        fields = pydantic_core.from_json(line)
+        schema = fields.pop("schema", None) if isinstance(fields, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise MulliganError(
+                f"{where}: format {schema} was written by a newer Mulligan; this one reads up to "
+                f"format {SCHEMA}. Install that version or a later one to go on with this run."
+            )
+        if not isinstance(schema, int) or schema < 1:
+            raise ValueError('expected a JSON object with a "schema" number')
+        return adapter.validate_python(fields)
+    except (ValueError, ValidationError) as error:
+        raise MulliganError(
+            f"{where} is not a record that can be read: {_first_line(error)}. "
+            "Fix or remove that line."
+        ) from error
+
+
+def newest_records(path: Path, record_type: type[R], count: int) -> list[R]:
+    """Return the last records of a file, in order; nothing before them is read.
+
+    Raises:
+        MulliganError: one of them cannot be read.
+    """
+    adapter = TypeAdapter(record_type)
+    lines = list(islice(lines_backwards(path), count))
+    return [decode(line, adapter, f"{path}, byte {begin}") for begin, line in reversed(lines)]
+
+
+def find_records(
+    path: Path, record_type: type[R], key: Callable[[R], str], wanted: Set[str]
+) -> dict[str, R]:
+    """Return the records with the wanted ids, by id; lines that hold no such id are not decoded.
+
+    Raises:
+        MulliganError: a line that holds one cannot be read.
+    """
+    adapter, found = TypeAdapter(record_type), {}
+    marks = [pydantic_core.to_json(each) for each in wanted]
+    if not path.exists():
+        return {}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n") and any(mark in line for mark in marks):
+                record = decode(line, adapter, f"{path}, line {number}")
+                if key(record) in wanted:
+                    found[key(record)] = record
+            if len(found) == len(wanted):
+                break
+    return found
 
 
 class RecordLog(Generic[R]):
@@ -86,12 +146,12 @@ class RecordLog(Generic[R]):
             raise IndexError(f"{self.path} has {len(self)} records; there is no number {position}")
         start, end = self._index.span(position)
         assert self._reader is not None
-        return self._decode(os.pread(self._reader, end - start, start), position)
+        return self._record(os.pread(self._reader, end - start, start), position)
 
     def __iter__(self) -> Iterator[R]:
         """Stream the records that are there now, in order."""
         for position, line in zip(range(len(self)), self._lines(0), strict=False):
-            yield self._decode(line, position)
+            yield self._record(line, position)
 
     def append(self, record: R) -> bool:
         """Write a record, unless its id is there already; return whether it was written.
@@ -139,6 +199,9 @@ class RecordLog(Generic[R]):
     ) -> None:
         self.close()
 
+    def _record(self, line: bytes, position: int) -> R:
+        return decode(line, self._adapter, f"{self.path}, line {position + 1}")
+
     def _end(self) -> int:
         return self._index.span(len(self) - 1)[1] if len(self) else 0
 
@@ -184,7 +247,7 @@ class RecordLog(Generic[R]):
                 self._say_torn(line)
                 break
             end += len(line)
-            record_id = self._key(self._decode(line, len(self)))
+            record_id = self._key(self._record(line, len(self)))
             key = hash_key(record_id)
             if key in self._index:
                 raise MulliganError(
@@ -213,25 +276,6 @@ class RecordLog(Generic[R]):
             sync_folder(self.path.parent)
         self._index.begin_writing()
         return writer
-
-    def _decode(self, line: bytes, position: int) -> R:
-        try:
-            fields = pydantic_core.from_json(line)
-            schema = fields.pop("schema", None) if isinstance(fields, dict) else None
-            if isinstance(schema, int) and schema > SCHEMA:
-                raise MulliganError(
-                    f"{self.path}, line {position + 1}: format {schema} was written by a newer "
-                    f"Mulligan; this one reads up to format {SCHEMA}. Install that version or a "
-                    "later one to go on with this run."
-                )
-            if not isinstance(schema, int) or schema < 1:
-                raise ValueError('expected a JSON object with a "schema" number')
-            return self._adapter.validate_python(fields)
-        except (ValueError, ValidationError) as error:
-            raise MulliganError(
-                f"{self.path}, line {position + 1} is not a record that can be read: "
-                f"{_first_line(error)}. Fix or remove that line."
-            ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -31,6 +31,7 @@ from mulligan.objectives.advantages import is_dead
 from mulligan.objectives.loss import grpo_loss, loss_normaliser
 from mulligan.randomness import derive_seed
 from mulligan.storage.checkpoint import Checkpoints, load_training_state, save_training_state
+from mulligan.storage.episode_log import open_episodes
 from mulligan.storage.records import RecordLog
 from mulligan.storage.run_folder import RunFolder
 from mulligan.trainer.optimizer import Learner, Update, seed_generators
@@ -124,7 +125,7 @@ class Trainer:
         with (
             RecordLog(self.run.metrics, StepMetrics, _step_key) as metrics_log,
             RecordLog(self.run.timings, StepTiming, _step_key) as timings_log,
-            RecordLog(self.run.episodes, TrainedEpisode, lambda record: record.id) as episodes_log,
+            open_episodes(self.run.episodes) as episodes_log,
         ):
             for step in range(done + 1, last + 1):
                 self.engine.update_weights(self.policy, version=step)
@@ -308,7 +309,7 @@ class Trainer:
 def trained_episodes(step: int, groups: Sequence[Group]) -> list[TrainedEpisode]:
     """Return the records of a step's episodes."""
     return [
-        TrainedEpisode(step, reward, advantage, episode)
+        TrainedEpisode.of(step, episode, reward, advantage)
         for group in groups
         for episode, reward, advantage in zip(
             group.episodes, group.rewards_G, group.advantages_G, strict=True
