@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from mulligan.config import (
     as_yaml,
+    change_recipe,
     changed_settings,
     check_recipe,
     load_recipe,
@@ -130,6 +131,33 @@ def test_a_recipe_follows_the_rules_of_the_run_that_it_goes_on_with(recipe_file)
     assert not old.first_step_learns
     assert changed_settings(load_recipe(recipe_file), old) == ["format: 2 -> 1"]
     assert "format" not in yaml.safe_load(as_yaml(old))
+
+
+def test_a_section_without_a_seed_of_its_own_has_that_of_the_run(recipe_file):
+    recipe = load_recipe(recipe_file, ["seed=3", "train.seed=0"])
+    assert [recipe.seed_of(name) for name in ("sft", "train", "evaluate")] == [3, 0, 3]
+    assert load_recipe(recipe_file, ["seed=3", "sft=null"]).seed_of("sft") == 3
+
+
+def test_settings_are_changed_by_their_dotted_names_old_ones_too(recipe_file):
+    changes = {"train.failures": 7, "task_options": {"limit": 3}, "sft": None}
+    recipe = change_recipe(load_recipe(recipe_file), changes, "arm 'b'")
+    assert recipe.train.failures_per_step == 7
+    assert recipe.task_options == {"limit": 3}
+    assert recipe.sft is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train.stepz": 3}, r"(?s)arm 'b'.*did you mean 'steps'\?"),
+        ({"seed.deeper": 3}, "arm 'b': seed.deeper: 'seed' is a value"),
+    ],
+)
+def test_a_change_that_makes_no_sense_is_refused_with_its_source(recipe_file, changes, says):
+    recipe = load_recipe(recipe_file, ["seed=1"])
+    with pytest.raises(MulliganError, match=says):
+        change_recipe(recipe, changes, "arm 'b'")
 
 
 def test_every_mistake_is_named_at_once():

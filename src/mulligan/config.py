@@ -89,6 +89,8 @@ class Sft(Section):
     """Share of the steps in which the learning rate rises."""
     train_on_failed_attempt: bool = False
     """Whether the wrong first answers of the demonstrations are trained on too."""
+    seed: int | None = None
+    """Draws the demonstrations and their order; left out: the run's seed."""
 
 
 class Collect(Section):
@@ -179,6 +181,8 @@ class Train(Section):
     keep_checkpoints: PositiveInt = 2
     max_skipped_steps: PositiveInt = 5
     """The run stops after this many steps whose loss or gradient was not finite."""
+    seed: int | None = None
+    """Draws the failures of each step and what is generated for them; left out: the run's seed."""
 
 
 class Evaluate(Section):
@@ -197,6 +201,8 @@ class Evaluate(Section):
     """The sentence of the control ``constant``: the one that helps most on the dev split."""
     think: str = "Think about this in a sentence or two first. Do not answer yet."
     """What the control ``think_first`` adds to the question."""
+    seed: int | None = None
+    """Draws what is generated in an evaluation; left out: the run's seed."""
 
     @field_validator("controls", mode="before")
     @classmethod
@@ -249,6 +255,11 @@ class Recipe(Section):
     format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
     """Whose rules the run follows: those of the version that started it."""
 
+    def seed_of(self, section: Literal["sft", "train", "evaluate"]) -> int:
+        """Return the seed of a section: its own where it has one, else the run's."""
+        settings: Sft | Train | Evaluate | None = getattr(self, section)
+        return self.seed if settings is None or settings.seed is None else settings.seed
+
     @property
     def first_step_learns(self) -> bool:
         """Whether the first step of a rising learning rate has one above 0."""
@@ -295,6 +306,18 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str], source: str) -> Re
     settings = recipe.model_dump()
     for override in overrides:
         _apply_override(settings, override)
+    return check_recipe(settings, source)
+
+
+def change_recipe(recipe: Recipe, changes: Mapping[str, Any], source: str) -> Recipe:
+    """Set settings by their dotted names, such as ``train.steps``, and check the recipe again.
+
+    Raises:
+        MulliganError: an unknown name, or a wrong value; ``source`` says where it stands.
+    """
+    settings = recipe.model_dump()
+    for path, value in changes.items():
+        _set(settings, path, value, source)
     return check_recipe(settings, source)
 
 
@@ -388,11 +411,11 @@ def _say_new_name(source: str, old: str, new: str) -> None:
     log.warning("%s: `%s` is called `%s` now; the old name is still read.", source, old, new)
 
 
-def _new_name(path: str) -> str:
+def _new_name(path: str, source: str) -> str:
     """Return a setting's present name; that of its section may have changed too."""
     for old, new in RENAMED.items():
         if path == old or path.startswith(f"{old}."):
-            _say_new_name("The command line", old, new)
+            _say_new_name(source, old, new)
             path = new + path.removeprefix(old)
     return path
 
@@ -434,12 +457,21 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
         raise MulliganError(f"The value of {override!r} is not YAML: {error}") from error
     if isinstance(value, str):
         value = _number(value)
-    parts = _new_name(path).split(".")
+    _set(settings, path, value, "The command line")
+
+
+def _set(settings: dict[str, Any], path: str, value: Any, source: str) -> None:
+    """Set a setting by its dotted name, which may be that of an earlier version.
+
+    Raises:
+        MulliganError: one of the sections that lead to it is a value.
+    """
+    parts = _new_name(path, source).split(".")
     target: Any = settings
     for section in parts[:-1]:
         target = target.get(section) or {}
         if not isinstance(target, dict):
-            raise MulliganError(f"{override!r}: {section!r} is a value, not a section.")
+            raise MulliganError(f"{source}: {path}: {section!r} is a value, not a section.")
     _put(settings, parts, value)
 
 

@@ -100,6 +100,13 @@ def test_another_seed_trains_otherwise(bench, uninterrupted):
     assert bench.episodes("other-seed")[0] != bench.episodes(uninterrupted)[0]
 
 
+def test_a_seed_of_its_own_draws_a_training_as_a_run_of_that_seed_would(bench, uninterrupted):
+    bench.train("own-seed", "train.seed=1", "train.steps=1")
+    bench.train("run-seed", "seed=1", "train.steps=1")
+    assert bench.episodes("own-seed") == bench.episodes("run-seed")
+    assert bench.episodes("own-seed")[0] != bench.episodes(uninterrupted)[0]
+
+
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_a_run_that_stopped_and_went_on_equals_one_that_did_not_bit_for_bit(
     bench, uninterrupted, stop_after

@@ -46,7 +46,7 @@ class Protocol:
         """
         return cls(
             problems=problems,
-            seed=recipe.seed,
+            seed=recipe.seed_of("evaluate"),
             temperature=recipe.generate.temperature,
             answer_tokens=recipe.generate.answer_tokens,
             reflection_tokens=recipe.generate.reflection_tokens,

@@ -50,7 +50,7 @@ def warm_up_stage(session: Session) -> None:
     if settings is None:
         return
     policy, tokenizer = session.load(recipe.model)
-    seed = derive_seed(recipe.seed, "demonstrations")
+    seed = derive_seed(recipe.seed_of("sft"), "demonstrations")
     demonstrations = list(session.task.demonstrations(settings.examples, seed))
     with (
         session.progress("warm-up", -(-len(demonstrations) // settings.batch)) as advance,
@@ -67,7 +67,7 @@ def warm_up_stage(session: Session) -> None:
             session.conversations(policy, tokenizer),
             demonstrations,
             settings,
-            seed=recipe.seed,
+            seed=recipe.seed_of("sft"),
             dtype=recipe.dtype,
             first_step_learns=recipe.first_step_learns,
             tokens_at_once=recipe.train.tokens_at_once,

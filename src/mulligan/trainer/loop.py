@@ -114,7 +114,7 @@ class Trainer:
         """
         settings = self.recipe.train
         self.store.require(settings.failures_per_step)
-        seed_generators(derive_seed(self.recipe.seed, "train"))
+        seed_generators(derive_seed(self.recipe.seed_of("train"), "train"))
         scorer = GroupScorer(self.policy, max_tokens=settings.tokens_at_once)
         reference = GroupScorer(_frozen_copy(self.policy)) if settings.kl_beta > 0 else None
         learner = self.learner()
@@ -170,17 +170,17 @@ class Trainer:
             self.engine,
             self.conversations,
             self.verify,
-            self.store.batch(recipe.seed, step - 1, settings.failures_per_step),
+            self.store.batch(recipe.seed_of("train"), step - 1, settings.failures_per_step),
             settings.group_size,
             Sampling(
                 temperature,
                 recipe.generate.reflection_tokens,
-                derive_seed(recipe.seed, "reflect", step),
+                derive_seed(recipe.seed_of("train"), "reflect", step),
             ),
             Sampling(
                 temperature,
                 recipe.generate.answer_tokens,
-                derive_seed(recipe.seed, "retry", step),
+                derive_seed(recipe.seed_of("train"), "retry", step),
             ),
             scale_advantages=settings.scale_advantages,
         )
