@@ -250,7 +250,7 @@ def test_changed_settings_are_named_with_both_values():
 
 def test_where_and_how_far_a_run_goes_may_change():
     before = tiny_recipe()
-    overrides = ["train.stop_after=2", "device=cuda", "generate.memory_gib=8"]
+    overrides = ["train.stop_after=2", "device=cuda", "engine.memory_gib=8"]
     assert changed_settings(before, override_recipe(before, overrides, "new")) == []
 
 

@@ -340,7 +340,7 @@ def test_a_run_that_memory_stopped_goes_on_with_less(run_before, tiny_run, monke
     assert outcome.code == 1
     assert "Memory ran out in 'evaluate-after'" in outcome.err
     recipe = tiny_run.parent / "recipe.yaml"
-    less = ["generate.memory_gib=1", "train.tokens_at_once=512"]
+    less = ["engine.memory_gib=1", "train.tokens_at_once=512"]
     assert run_cli("run", recipe, *less, "--runs", run.parent, "--resume").code == 0
     assert end_state(run) == end_state(tiny_run)
 

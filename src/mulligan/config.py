@@ -44,6 +44,7 @@ RENAMED = {
     "train.failures": "train.failures_per_step",
     "train.warmup_share": "train.warmup_ratio",
     "train.clip_gradient": "train.max_grad_norm",
+    "generate.memory_gib": "engine.memory_gib",
 }
 """Names of earlier versions and what they are called now; sections come before their settings."""
 
@@ -112,14 +113,30 @@ class Generate(Section):
     """The longest reflection, in tokens."""
     problems_at_once: PositiveInt = 64
     """Problems that collecting and evaluating put to the engine together."""
-    memory_gib: PositiveFloat = 4.0
-    """Bound on the engine's key-value caches; larger work is split into waves that fit."""
 
 
 class LocalEngine(Section):
     """The policy itself generates, on this machine."""
 
     kind: Literal["local"] = "local"
+    memory_gib: PositiveFloat = 4.0
+    """Bound on the engine's key-value caches; larger work is split into waves that fit."""
+
+
+class ServerEngine(Section):
+    """A server that speaks OpenAI's protocol generates; it can collect and evaluate, not train."""
+
+    kind: Literal["server"]
+    url: str
+    """Up to and with ``/v1``."""
+    model: str
+    """The server's name for the model."""
+    api_key_env: str | None = None
+    """Environment variable that holds the server's key; left out: none is sent."""
+    timeout_seconds: PositiveFloat = 600.0
+    """How long one request may take."""
+    parallel: PositiveInt = 16
+    """Requests under way at a time."""
 
 
 class OtherEngine(Section):
@@ -130,7 +147,11 @@ class OtherEngine(Section):
     """Settings of that engine's own."""
 
 
-ENGINES: Mapping[str, type[Section]] = {"local": LocalEngine, "other": OtherEngine}
+ENGINES: Mapping[str, type[Section]] = {
+    "local": LocalEngine,
+    "server": ServerEngine,
+    "other": OtherEngine,
+}
 """Sections of the engines' kinds; ``other`` stands for every kind that we do not know."""
 
 
@@ -143,7 +164,9 @@ def _kind_of_engine(settings: Any) -> str:
 
 
 EngineSettings = Annotated[
-    Annotated[LocalEngine, Tag("local")] | Annotated[OtherEngine, Tag("other")],
+    Annotated[LocalEngine, Tag("local")]
+    | Annotated[ServerEngine, Tag("server")]
+    | Annotated[OtherEngine, Tag("other")],
     Discriminator(_kind_of_engine),
 ]
 
@@ -270,7 +293,16 @@ MADE_WITH = "made_with"
 """The block of a run's ``config.yaml`` that says by which versions it was made."""
 
 MAY_CHANGE_ON_RESUME = frozenset(
-    {"train.stop_after", "device", "generate.memory_gib", "train.tokens_at_once"}
+    {
+        "train.stop_after",
+        "train.tokens_at_once",
+        "device",
+        "engine.memory_gib",
+        "engine.url",
+        "engine.api_key_env",
+        "engine.timeout_seconds",
+        "engine.parallel",
+    }
 )
 """Settings that leave the run's meaning alone; all others are fixed by its first start."""
 

@@ -18,6 +18,34 @@ TokenIds = tuple[int, ...]
 Message = Mapping[str, Any]
 """A chat message as transformers' chat templates take it: ``role`` and ``content``."""
 
+
+class ChatPrompt(tuple[int, ...]):
+    """A conversation as messages, for a server that applies a chat template of its own.
+
+    It stands where token ids stand, and has none: only an engine that takes messages can use it.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...]
+
+    def __new__(cls, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Self:
+        """Keep messages, and the descriptions of tools."""
+        prompt = super().__new__(cls)
+        prompt.messages, prompt.tools = tuple(messages), tuple(tools)
+        return prompt
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ChatPrompt):
+            return False
+        return (self.messages, self.tools) == (other.messages, other.tools)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(repr((self.messages, self.tools)))
+
+
 Status = Literal["passed", "failed", "unparseable", "error"]
 FinishReason = Literal["stop", "length"]
 
@@ -84,6 +112,13 @@ class Completion:
     """What a reasoning model thought before it answered, for people."""
     unfinished_thought: bool = False
     """Whether the thoughts never ended, so that there is no answer."""
+    counted_tokens: int | None = None
+    """How many tokens a server says it sampled, where it does not say which."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens were sampled."""
+        return len(self.token_ids) if self.counted_tokens is None else self.counted_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 import pytest
 
-from mulligan.engines.base import Abilities, require_trainable, require_version
+from mulligan.engines.base import Abilities, require_token_ids, require_trainable, require_version
+from mulligan.engines.forms import ChatForm
 from mulligan.engines.scripted import ScriptedEngine
+from mulligan.engines.server import ServerEngine
 from mulligan.errors import MulliganError
 
 
@@ -30,3 +32,9 @@ def test_a_step_on_weights_of_another_version_is_an_error(tiny_tokenizer):
     require_version(engine, 3)
     with pytest.raises(MulliganError, match=r"version 3, but this step needs version 4.*--resume"):
         require_version(engine, 4)
+
+
+def test_an_engine_that_returns_text_collects_nothing(tiny_tokenizer):
+    require_token_ids(ScriptedEngine(["a"], tiny_tokenizer))
+    with pytest.raises(MulliganError, match=r"this server returns text only.*engine\.kind=local"):
+        require_token_ids(ServerEngine(None, "big", ChatForm(logprobs=False)))

@@ -5,10 +5,17 @@ import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import torch
 
-from mulligan.engines.server import OpenAIEngine
+from model_server import serving
+from mulligan.engines.forms import ChatForm, ChatReply, TokenForm
+from mulligan.engines.http import Client
+from mulligan.engines.local.engine import LocalEngine
+from mulligan.engines.server import ServerEngine, connect
 from mulligan.errors import MulliganError
-from mulligan.types import Sampling
+from mulligan.models.load import load_model
+from mulligan.types import ChatPrompt, Sampling
+from tiny import make_tokenizer
 
 KEY = "sk-planted-7f3a9c"
 PROMPT = (1, 2, 3)
@@ -91,7 +98,7 @@ def serve():
 
 def engine(server, **changes):
     settings = {"tries": 3, "backoff_s": 0.001, "timeout_s": 5, **changes}
-    return OpenAIEngine(server.url, "tiny", **settings)
+    return ServerEngine(Client(server.url, **settings), "tiny", TokenForm(logprobs=False))
 
 
 def test_ids_travel_to_the_server_and_back_in_the_order_of_the_prompts(serve):
@@ -180,15 +187,15 @@ def test_one_prompt_that_fails_fails_the_call_rather_than_giving_a_partial_answe
 def test_a_server_that_hangs_is_given_up(serve):
     hang = threading.Event()
     server = serve(lambda *_: hang.wait(10))
-    with pytest.raises(MulliganError, match="at last: APITimeoutError"):
+    with pytest.raises(MulliganError, match="at last: ReadTimeout"):
         engine(server, timeout_s=0.1).generate([PROMPT], 1, SAMPLING)
     hang.set()
 
 
 def test_a_server_that_is_not_there_is_named():
-    nowhere = OpenAIEngine("http://127.0.0.1:9/v1", "tiny", tries=2, backoff_s=0.001)
+    nowhere = Client("http://127.0.0.1:9/v1", tries=2, backoff_s=0.001)
     with pytest.raises(MulliganError, match=r"server 127\.0\.0\.1:9 failed 2 times"):
-        nowhere.generate([PROMPT], 1, SAMPLING)
+        nowhere.call("GET", "/models")
 
 
 def test_a_server_that_gives_no_token_ids_is_refused(serve):
@@ -250,7 +257,7 @@ def test_the_key_reaches_the_server_and_nothing_else(serve, monkeypatch, caplog,
 
 def test_a_key_that_is_not_set_is_named_by_its_variable(serve, monkeypatch):
     monkeypatch.delenv("TEST_KEY", raising=False)
-    with pytest.raises(MulliganError, match="TEST_KEY is to hold the server's key, but it is not"):
+    with pytest.raises(MulliganError, match="TEST_KEY should hold the server's key, but it is not"):
         engine(serve(), api_key_env="TEST_KEY")
 
 
@@ -263,11 +270,127 @@ def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(serve, monk
 
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://host/v1", "http://", ""])
 def test_an_address_that_is_no_http_url_is_refused(url):
-    with pytest.raises(MulliganError, match=r"form http://host:port/v1"):
-        OpenAIEngine(url, "tiny")
+    with pytest.raises(MulliganError, match=r"such as http://host:8000/v1"):
+        Client(url)
 
 
 def test_an_address_that_holds_a_password_is_refused_without_showing_it():
     with pytest.raises(MulliganError, match="holds a user name or password") as error:
-        OpenAIEngine(f"https://me:{KEY}@host/v1", "tiny")
+        Client(f"https://me:{KEY}@host/v1")
     assert KEY not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_llama):
+    return load_model(str(tiny_llama), "float32", "cpu")
+
+
+def reach(server, tokenizer, model="tiny"):
+    return connect(server.url, model, tokenizer, timeout_s=30)
+
+
+def test_a_real_server_that_knows_token_ids_samples_what_the_local_engine_would(tiny_llama, tiny):
+    policy, tokenizer = tiny
+    prompts = [tuple(tokenizer.encode(text)) for text in ("one", "two three", "4")]
+    with serving(tiny_llama) as server:
+        engine = reach(server, tokenizer)
+        there = engine.generate(prompts, 1, Sampling(0.0, 6))
+        warm = engine.generate(prompts, 2, Sampling(0.7, 6, seed=3))
+    here = LocalEngine(policy, tokenizer).generate(prompts, 1, Sampling(0.0, 6))
+    assert [row[0].token_ids for row in there] == [row[0].token_ids for row in here]
+    for row, other in zip(there, here, strict=True):
+        assert row[0].logprobs == pytest.approx(other[0].logprobs, abs=1e-5)
+    for prompt, row in zip(prompts, warm, strict=True):
+        for completion in row:
+            scored = plain_logprobs(policy, prompt, completion.token_ids, 0.7)
+            assert completion.logprobs == pytest.approx(scored, abs=1e-5)
+    assert engine.abilities.token_ids
+    assert engine.abilities.logprobs
+
+
+def plain_logprobs(policy, prompt, completion, temperature):
+    with torch.no_grad():
+        logits = policy(torch.tensor([[*prompt, *completion]])).logits[0] / temperature
+    scored = torch.log_softmax(logits, -1)
+    return [float(scored[len(prompt) - 1 + i, token]) for i, token in enumerate(completion)]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_real_server_without_token_ids_is_asked_by_messages(tiny_llama, tiny, strict, caplog):
+    _, tokenizer = tiny
+    messages = [{"role": "user", "content": "one"}]
+    with serving(tiny_llama, ids=False, strict=strict) as server:
+        with caplog.at_level(logging.INFO, "mulligan"):
+            engine = reach(server, tokenizer)
+        [[there]] = engine.generate([ChatPrompt(messages)], 1, Sampling(0.0, 6))
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        sampled, reason, logprobs, _ = server.sample(ids, {"temperature": 0, "max_tokens": 6}, 0)
+        assert (there.text, there.finish_reason) == (server.text(sampled), reason)
+    assert (there.token_ids, there.length) == ((), len(sampled))
+    assert there.logprobs == pytest.approx(logprobs, abs=1e-5)
+    assert not engine.abilities.token_ids
+    assert "chat messages, through its own template" in caplog.text
+
+
+def test_a_server_of_another_tokenizer_is_asked_by_messages(tiny_llama):
+    other = make_tokenizer(added=("fox",))
+    with serving(tiny_llama) as server:
+        assert not reach(server, other).abilities.token_ids
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "said"),
+    [(None, "gives no log-probabilities"), ("raw", "from before the temperature")],
+)
+@pytest.mark.parametrize("ids", [False, True])
+def test_log_probs_that_are_missing_or_mean_something_else_are_said_and_left_out(
+    tiny_llama, tiny, caplog, logprobs, said, ids
+):
+    _, tokenizer = tiny
+    with serving(tiny_llama, ids=ids, logprobs=logprobs) as server:
+        engine = reach(server, tokenizer)
+        prompt = (1, 2) if ids else ChatPrompt([{"role": "user", "content": "one"}])
+        [[completion]] = engine.generate([prompt], 1, Sampling(0.9, 3))
+    assert said in caplog.text
+    assert completion.logprobs is None
+    assert not engine.abilities.logprobs
+
+
+def test_a_model_that_the_server_does_not_serve_is_refused_with_the_nearest(tiny_llama, tiny):
+    with (
+        serving(tiny_llama, "tiny-chat") as server,
+        pytest.raises(MulliganError, match=r"not serve 'tiny-cat': did you mean 'tiny-chat'"),
+    ):
+        reach(server, tiny[1], "tiny-cat")
+
+
+def test_a_server_takes_no_weights(serve):
+    with pytest.raises(MulliganError, match=r"takes no weights, and step 3 needs its own"):
+        engine(serve()).update_weights(None, 3)
+
+
+def test_a_server_that_takes_messages_refuses_token_ids():
+    form = ChatForm(logprobs=False)
+    with pytest.raises(MulliganError, match="takes messages, and was given token ids"):
+        form.body((1, 2), 1, SAMPLING, 0)
+
+
+def test_tool_calls_that_a_server_has_read_are_written_as_models_write_them():
+    call = {"function": {"name": "add", "arguments": '{"a": 1}'}}
+    choice = {"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}
+    reply = ChatReply.model_validate({"choices": [choice], "usage": {"completion_tokens": 3}})
+    [completion] = ChatForm(logprobs=False).completions(reply, (), SAMPLING)
+    assert completion.text == '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    assert (completion.finish_reason, completion.length) == ("stop", 3)
+
+
+def test_thoughts_that_a_server_tells_apart_stay_apart():
+    choice = {"message": {"content": "7", "reasoning_content": "2+5"}, "finish_reason": "stop"}
+    reply = ChatReply.model_validate({"choices": [choice]})
+    [completion] = ChatForm(logprobs=False).completions(reply, (), SAMPLING)
+    assert (completion.text, completion.thoughts, completion.unfinished_thought) == (
+        "7",
+        "2+5",
+        False,
+    )

@@ -97,6 +97,20 @@ def require_trainable(kind: str, abilities: Abilities) -> None:
         )
 
 
+def require_token_ids(engine: Engine) -> None:
+    """Check that what an engine gives can be stored as failures to train on.
+
+    Raises:
+        MulliganError: it takes and returns text.
+    """
+    if not engine.abilities.token_ids:
+        raise MulliganError(
+            "Failures are collected to be trained on, which needs the tokens that were sampled, "
+            "and this server returns text only. Collect with engine.kind=local, or with a server "
+            "that returns token ids, such as vLLM; `mulligan evaluate` works with this one."
+        )
+
+
 def require_version(engine: Engine, version: int) -> None:
     """Check that an engine generates with the weights of a version.
 

@@ -24,8 +24,9 @@ ENTRY_POINT_GROUP = "mulligan.engines"
 class Surroundings:
     """What an engine is made with, besides its own settings."""
 
-    policy: "PreTrainedModel"
-    """The model whose weights it generates with until it is given others."""
+    policy: "PreTrainedModel | None"
+    """The model whose weights it generates with until it is given others; None where only a server
+    generates."""
     tokenizer: "PreTrainedTokenizerBase"
     dtype: str
     """Precision of the arithmetic, such as ``bfloat16``."""
@@ -57,6 +58,7 @@ class LocalMaker(EngineMaker):
 
         from mulligan.engines.local.engine import LocalEngine
 
+        assert surroundings.policy is not None
         return LocalEngine(
             surroundings.policy,
             surroundings.tokenizer,
@@ -65,7 +67,27 @@ class LocalMaker(EngineMaker):
         )
 
 
-OWN: Mapping[str, type[EngineMaker]] = {"local": LocalMaker}
+class ServerMaker(EngineMaker):
+    """Asks a server that speaks OpenAI's protocol; it takes no weights."""
+
+    abilities = Abilities(token_ids=True, logprobs=True, weights=False, exact=False)
+
+    @staticmethod
+    def make(settings: Mapping[str, Any], surroundings: Surroundings) -> Engine:
+        """Reach the server at ``url`` that serves ``model``."""
+        from mulligan.engines.server import connect
+
+        return connect(
+            settings["url"],
+            settings["model"],
+            surroundings.tokenizer,
+            api_key_env=settings["api_key_env"],
+            timeout_s=settings["timeout_seconds"],
+            parallel=settings["parallel"],
+        )
+
+
+OWN: Mapping[str, type[EngineMaker]] = {"local": LocalMaker, "server": ServerMaker}
 
 
 def find_engine(kind: str) -> type[EngineMaker]:

@@ -165,7 +165,7 @@ class _Chunk:
             replace(
                 self._first(a),
                 reflection=z.text,
-                reflection_tokens=len(z.token_ids),
+                reflection_tokens=z.length,
                 reflection_logprob=_mean_logprob(z),
                 leaked=leaked,
                 after_reflection=_answer(retry),
@@ -268,7 +268,7 @@ class _Chunk:
 
 def _answer(judged: Judged) -> Answer:
     completion, verdict = judged
-    tokens = len(completion.token_ids)
+    tokens = completion.length
     logprob = _mean_logprob(completion)
     return Answer(
         completion.text,

@@ -13,6 +13,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from mulligan import __version__
+from mulligan.errors import MulliganError
 from mulligan.models.load import DEFAULT_MODEL, INSTALL_DEFAULT_MODEL, cache_folder, packaged_gguf
 
 Level = Literal["ok", "note", "missing"]
@@ -140,15 +141,14 @@ def _hub() -> Check:
 
 
 def _server(url: str) -> Check:
-    import openai
+    from mulligan.engines.http import Client, served_models
 
-    key = os.environ.get("OPENAI_API_KEY", "none")
+    key = "OPENAI_API_KEY" if os.environ.get("OPENAI_API_KEY") else None
     try:
-        with openai.OpenAI(base_url=url, api_key=key, timeout=_SECONDS, max_retries=0) as client:
-            models = [model.id for model in client.models.list()]
-    except openai.OpenAIError as error:
-        first_line = str(error).partition("\n")[0]
-        return Check("missing", "server", f"{url}: {first_line}", "Start it, or check the URL.")
+        client = Client(url, api_key_env=key, timeout_s=_SECONDS, tries=1)
+        models = served_models(client)
+    except MulliganError as error:
+        return Check("missing", "server", f"{url}: {error}", "Start it, or check the URL.")
     return Check("ok", "server", f"{url} serves {', '.join(models) or 'no model'}")
 
 

@@ -27,6 +27,6 @@ def memory_errors(doing: str) -> Iterator[None]:
             raise
         raise MulliganError(
             f"Memory ran out in {doing!r}: {first_line or 'an allocation was refused'}. "
-            "Lower train.tokens_at_once or generate.memory_gib, which may change on resume, "
+            "Lower train.tokens_at_once or engine.memory_gib, which may change on resume, "
             "and go on with --resume."
         ) from error

@@ -32,6 +32,7 @@ from mulligan.config import (
 )
 from mulligan.engines.base import Engine
 from mulligan.engines.registry import Surroundings, find_engine
+from mulligan.episodes.chat import ChatConversations
 from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
 from mulligan.interrupt import StopRequest
@@ -118,17 +119,22 @@ class Session:
             self._engine = self._stack.enter_context(ExitStack())
         settings = self.recipe.engine
         engine = find_engine(settings.kind).make(
-            {**settings.model_dump(), "memory_gib": self.recipe.generate.memory_gib},
+            settings.model_dump(),
             Surroundings(model, tokenizer, self.recipe.dtype, self.run.path / "engine"),
         )
         self._engine.callback(engine.close)
         return engine
 
     def conversations(
-        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        engine: Engine | None = None,
     ) -> Conversations:
-        """Return the three prompts in the recipe's words."""
+        """Return the prompts in the recipe's words, in the form that the engine takes."""
         prompts = self.recipe.prompts
+        if engine is not None and not engine.abilities.token_ids:
+            return ChatConversations(prompts.reflect, prompts.retry, marks=prompts.thoughts)
         return Conversations(
             tokenizer,
             prompts.reflect,

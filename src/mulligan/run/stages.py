@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mulligan.engines.base import require_trainable
+from mulligan.engines.base import require_token_ids, require_trainable
 from mulligan.engines.registry import find_engine
 from mulligan.episodes.collect import Collected, collect, collected_key
 from mulligan.episodes.failures import FailureStore
@@ -84,6 +84,8 @@ def collect_stage(session: Session) -> None:
     recipe, run = session.recipe, session.run
     model, tokenizer = session.load(session.start_model)
     problems = session.problems("train", recipe.collect.problems)
+    engine = session.engine(model, tokenizer)
+    require_token_ids(engine)
     with (
         session.progress("collect", len(problems)) as advance,
         FailureStore(run.failures) as store,
@@ -95,7 +97,7 @@ def collect_stage(session: Session) -> None:
             session.stop.check(f"{len(store)} failures collected")
 
         collect(
-            session.engine(model, tokenizer),
+            engine,
             session.conversations(model, tokenizer),
             session.verify,
             problems,
@@ -168,12 +170,12 @@ def evaluate_after_stage(session: Session) -> None:
 def _evaluate(session: Session, when: str, model_name: str | Path) -> None:
     recipe = session.recipe
     model, tokenizer = session.load(model_name)
+    engine, untrained = session.engine(model, tokenizer), None
+    conversations = session.conversations(model, tokenizer, engine)
     problems = session.those_that_fit(
-        session.problems("test", recipe.evaluate.problems),
-        session.conversations(model, tokenizer),
+        session.problems("test", recipe.evaluate.problems), conversations
     )
     protocol = Protocol.of(recipe, problems)
-    engine, untrained = session.engine(model, tokenizer), None
     if when == "after" and any(control.needs_untrained for control in protocol.controls):
         untrained = session.engine(*session.load(session.start_model), beside=True)
     total = len(problems) * recipe.evaluate.samples
@@ -188,7 +190,7 @@ def _evaluate(session: Session, when: str, model_name: str | Path) -> None:
 
         evaluate(
             engine,
-            session.conversations(model, tokenizer),
+            conversations,
             session.verify,
             session.verifier.leaks_many,
             protocol,
