@@ -504,6 +504,8 @@ def _set(settings: dict[str, Any], path: str, value: Any, source: str) -> None:
         target = target.get(section) or {}
         if not isinstance(target, dict):
             raise MulliganError(f"{source}: {path}: {section!r} is a value, not a section.")
+    if parts == ["engine", "kind"] and target.get("kind", "local") != value:
+        settings["engine"] = {}  # the settings of another kind of engine say nothing of this one
     _put(settings, parts, value)
 
 
