@@ -137,9 +137,17 @@ def test_the_report_as_json_is_one_object_with_the_promised_keys(tiny_run):
     differences = {d["column"]: d for d in made["differences"]}
     assert differences.keys() == {c["column"] for c in made["cells"]} | {
         "reflection_over_nothing",
-        "reflection_gain",
+        "gain_with_second_chance",
     }
     assert all(d["low"] <= d["difference"] <= d["high"] for d in differences.values())
+
+
+def test_the_table_of_committed_rows_is_the_table_of_the_run(tiny_run, tmp_path):
+    rows = tmp_path / "rows.json"
+    assert run_cli("report", tiny_run, "--rows", rows).code == 0
+    assert run_cli("report", rows, "--json").out == run_cli("report", tiny_run, "--json").out
+    assert "First try" in run_cli("report", rows).out
+    assert "need the folder of a run" in refused("report", rows, "--rows", tmp_path / "again.json")
 
 
 def test_the_first_tries_of_the_report_are_those_of_the_files(tiny_run):

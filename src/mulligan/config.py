@@ -208,11 +208,26 @@ class Train(Section):
     """Draws the failures of each step and what is generated for them; left out: the run's seed."""
 
 
+class Endpoints(Section):
+    """Which changes a run is made to measure, declared before it starts.
+
+    Names are those of the report's differences: ``reflection_over_nothing``, ``after_reflection``,
+    ``first_try``, ``greedy``, ``after_nothing`` and so on.
+    """
+
+    primary: str = "reflection_over_nothing"
+    """The one change that is tested as it is."""
+    secondary: tuple[str, ...] = ("after_reflection", "first_try")
+    """Changes whose p-values are adjusted for how many they are (Holm)."""
+
+
 class Evaluate(Section):
     """The table and its controls, on problems that training never sees."""
 
     problems: PositiveInt
-    """Problems of the test split."""
+    """Problems of the split."""
+    split: Literal["dev", "test"] = "test"
+    """Settings are tuned on ``dev``; what is published is measured on ``test``."""
     samples: PositiveInt = 1
     """First tries at each problem, each with its second tries."""
     greedy: bool = False
@@ -226,6 +241,9 @@ class Evaluate(Section):
     """What the control ``think_first`` adds to the question."""
     seed: int | None = None
     """Draws what is generated in an evaluation; left out: the run's seed."""
+    endpoints: Endpoints = Endpoints()
+    equivalence_margin: Annotated[float, Field(gt=0, lt=1)] = 0.03
+    """A change is called none only where it is shown to be smaller than this fraction."""
 
     @field_validator("controls", mode="before")
     @classmethod
@@ -286,6 +304,11 @@ class Recipe(Section):
     @property
     def first_step_learns(self) -> bool:
         """Whether the first step of a rising learning rate has one above 0."""
+        return self.format > 1
+
+    @property
+    def lone_failures_borrow(self) -> bool:
+        """Whether a failure alone in its chunk of an evaluation gets another's reflection too."""
         return self.format > 1
 
 

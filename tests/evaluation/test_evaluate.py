@@ -7,7 +7,7 @@ from mulligan.engines.scripted import ScriptedEngine
 from mulligan.episodes.conversation import Conversations
 from mulligan.evaluation.controls import controls_of
 from mulligan.evaluation.evaluate import Protocol, evaluate
-from mulligan.evaluation.trials import answer_in
+from mulligan.evaluation.scores import answer_in
 from mulligan.storage.records import RecordLog
 from mulligan.types import Problem, Trial, Verdict
 

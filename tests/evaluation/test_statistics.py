@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from mulligan.evaluation.statistics import Interval, paired_bootstrap, wilson
+from mulligan.evaluation.statistics import (
+    Interval,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    resample_pairs,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -144,3 +151,69 @@ def test_an_interval_that_touches_zero_does_not_exclude_it():
     assert Interval(0.1, 0.01, 0.2).excludes_zero
     assert Interval(-0.1, -0.2, -0.01).excludes_zero
     assert not Interval(0.1, 0.0, 0.2).excludes_zero
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"),
+    [
+        # By hand: 2 (1 + 10 + 45) / 2^10, and 2 / 2^5.
+        (8, 2, 112 / 1024),
+        (0, 5, 0.0625),
+        # 2 P(X <= 9) of 30 throws of a coin: twice 22,964,087 of 2^30.
+        (21, 9, 2 * 22_964_087 / 2**30),
+        (7, 7, 1.0),
+        (0, 0, 1.0),
+    ],
+)
+def test_mcnemar_is_the_sign_test_on_the_rows_that_changed(gained, lost, p):
+    assert mcnemar(gained, lost) == pytest.approx(p, abs=1e-9)
+    assert mcnemar(lost, gained) == mcnemar(gained, lost)
+
+
+def test_mcnemar_refuses_negative_counts():
+    with pytest.raises(ValueError, match="-1"):
+        mcnemar(-1, 3)
+
+
+def test_holm_gives_the_values_of_a_worked_example():
+    # By hand: 4 x 0.005; 3 x 0.01; 2 x 0.03; the last is lifted to the one before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_leaves_a_single_value_and_never_exceeds_one():
+    assert holm([0.2]) == [0.2]
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_the_bootstrap_p_value_crosses_five_percent_where_the_interval_crosses_zero():
+    for shift in np.linspace(0, 0.4, 21):
+        after = np.random.default_rng(3).normal(shift, 1, size=80)
+        found = resample_pairs(np.zeros(80), after, np.arange(80))
+        low, high = found.interval().low, found.interval().high
+        if min(abs(low), abs(high)) > 0.005:  # else quantile and count may round apart
+            assert (found.p < 0.05) == (low > 0 or high < 0)
+
+
+def test_the_bootstrap_p_value_of_no_change_is_one():
+    assert resample_pairs([1, 0], [1, 0], ["a", "b"]).p == 1.0
+
+
+def test_equivalence_is_the_90_percent_interval_within_the_margin():
+    after = np.random.default_rng(5).normal(0.0, 0.2, size=500)
+    found = resample_pairs(np.zeros(500), after, np.arange(500))
+    inner = found.interval(0.90)
+    widest = max(-inner.low, inner.high)
+    assert found.tost(widest * 1.05) < 0.05 < found.tost(widest * 0.95)
+
+
+def test_few_problems_without_a_change_do_not_show_equivalence():
+    # (1 - 0.03)^98 = 0.0505 and (1 - 0.03)^99 = 0.0490.
+    same = [resample_pairs(np.ones(n), np.ones(n), np.arange(n)).tost(0.03) for n in (98, 99)]
+    assert same == pytest.approx([0.97**98, 0.97**99])
+    assert same[0] > 0.05 > same[1]
+
+
+def test_an_equivalence_test_needs_a_margin():
+    with pytest.raises(ValueError, match="margin above zero"):
+        resample_pairs([0], [0], ["a"]).tost(0.0)

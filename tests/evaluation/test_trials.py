@@ -1,6 +1,7 @@
 import pytest
 
-from mulligan.evaluation.trials import judged, open_trials, read_trials
+from mulligan.evaluation.scores import judged
+from mulligan.evaluation.trials import open_trials, read_trials
 from mulligan.storage.records import encode
 from mulligan.types import Answer, Trial, Verdict
 

@@ -7,34 +7,48 @@ import typer
 
 from mulligan.cli.console import console, print_json
 from mulligan.cli.options import Json, Runs, Target, find_run
-from mulligan.storage.run_folder import RunFolder
+from mulligan.errors import MulliganError
 
 
 def report(
-    target: Target,
+    target: Annotated[
+        Path, typer.Argument(help="A run folder, a recipe, or a file of rows (.json).")
+    ],
     runs: Runs = Path("runs"),
     as_json: Json = False,
     figures: Annotated[
         Path | None, typer.Option("--figures", help="Write the figures there, as SVG files.")
     ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option("--rows", help="Write the evaluation there without texts, as a JSON file."),
+    ] = None,
 ) -> None:
-    """Write the report of a run, and print its table."""
-    _, folder = find_run(target, None, runs)
-    if as_json:
-        from mulligan.report.table import table, table_as_json
+    """Write the report of a run, and print its table; of a file of rows, print the table."""
+    from mulligan.report.table import rows_of, table, table_as_json
 
-        print_json(table_as_json(table(folder.path)))
-        return
-    if figures:
+    is_rows = target.suffix == ".json"
+    place = target if is_rows else find_run(target, None, runs)[1].path
+    if is_rows and (rows or figures):
+        raise MulliganError(f"{target} holds rows; --rows and --figures need the folder of a run.")
+    if as_json:
+        print_json(table_as_json(table(place)))
+    elif rows:
+        from mulligan.evaluation.rows import write_rows
+
+        write_rows(rows_of(place), rows)
+        console.print(f"wrote {rows}", highlight=False)
+    elif figures:
         from mulligan.report.export import export_figures
 
-        for path in export_figures(folder.path, figures):
+        for path in export_figures(place, figures):
             console.print(f"wrote {path}", highlight=False)
-        return
-    from mulligan.report.page import write_report
+    else:
+        if not is_rows:
+            from mulligan.report.page import write_report
 
-    console.print(f"Report written to [bold]{write_report(folder.path)}[/]")
-    show_table(folder)
+            console.print(f"Report written to [bold]{write_report(place)}[/]")
+        show_table(place)
 
 
 def show(
@@ -49,8 +63,8 @@ def show(
     show_episodes(folder, count, console)
 
 
-def show_table(folder: RunFolder) -> None:
-    """Print a run's table of results."""
+def show_table(target: Path) -> None:
+    """Print the table of results of a run's folder, or of a file of rows."""
     from mulligan.report.table import print_table, table
 
-    print_table(table(folder.path), console)
+    print_table(table(target), console)

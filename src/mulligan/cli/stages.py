@@ -48,7 +48,7 @@ def run(
             loaded = load_recipe(recipe, settings or (), format_of(folder))
             refuse_changed_settings(folder, loaded)
     _run_stages(loaded, folder, [stage.name for stage in STAGES])
-    show_table(folder)
+    show_table(folder.path)
     console.print(f"Report written to [bold]{folder.report}[/]")
 
 
@@ -74,7 +74,7 @@ def evaluate(target: Target, settings: Settings = None, runs: Runs = Path("runs"
     folder = _run_some(target, settings, runs, ["warmup", "evaluate-before"])
     if "train" in stages_done(folder):
         _run_some(folder.path, None, runs, ["evaluate-after"])
-    show_table(folder)
+    show_table(folder.path)
 
 
 def _run_some(

@@ -53,7 +53,7 @@ class Protocol:
             problems_at_once=recipe.generate.problems_at_once,
             settings=recipe.evaluate,
             controls=controls_of(recipe.evaluate),
-            borrows=False,
+            borrows=recipe.lone_failures_borrow,
         )
 
     def chunks(self) -> Iterator[tuple[int, int, Sequence[Problem]]]:

@@ -1,164 +1,76 @@
-"""What an evaluation says in numbers: the four columns, their differences, the controls.
+"""What an evaluation says in numbers: columns, what reflection adds, differences, flips.
 
-Everything is computed from ``evaluation/before.jsonl`` and ``evaluation/after.jsonl`` of a run. A
-second try counts as passed where the first try passed, or where that second answer did. A row
-whose verifier broke is left out of its column and counted apart.
+Everything is computed from the trials of a run. A second try counts as passed where the first try
+passed, or where that second answer did. A row whose verifier broke is left out of its column and
+counted apart.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from mulligan.evaluation.controls import CONTROLS
-from mulligan.evaluation.statistics import Interval, paired_bootstrap, wilson
-from mulligan.evaluation.trials import COLUMNS, TIMES, Trials, answer_in, judged, was_asked
-from mulligan.types import Status, Trial
+from mulligan.evaluation.scores import SCORES, answer_in, judged, outcome, was_asked
+from mulligan.evaluation.statistics import Resampled, holm, mcnemar, resample_pairs, wilson
+from mulligan.evaluation.tables import (
+    Cell,
+    ControlDifference,
+    Difference,
+    Endpoint,
+    Entropy,
+    Flip,
+    LeakRate,
+    LeakSplit,
+    Length,
+    ReasonCount,
+    Size,
+    Table,
+)
+from mulligan.evaluation.trials import COLUMNS, TIMES, Plan, Trials, plan_of
+from mulligan.types import Trial
 
 _Row = TypeVar("_Row")
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Rows that passed in one column, with the Wilson interval of their share."""
+def compute(trials: Trials, plan: Plan | None = None) -> Table:
+    """Compute the table from the trials of a run.
 
-    column: str
-    when: str
-    passed: int
-    n: int
-    low: float
-    high: float
-
-    @property
-    def rate(self) -> float:
-        """Share that passed."""
-        return self.passed / self.n
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """After minus before, as a fraction, with its paired bootstrap interval."""
-
-    column: str
-    """A column of the table, or ``reflection_gain``: after reflection minus first try."""
-    difference: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class ControlDifference:
-    """After reflection minus a control at one time, as a fraction, with its interval."""
-
-    when: str
-    control: str
-    difference: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class LeakRate:
-    """How many reflections contain a passing answer, with the Wilson interval of their share."""
-
-    when: str
-    leaked: int
-    n: int
-    low: float
-    high: float
-
-    @property
-    def rate(self) -> float:
-        """Share of the reflections."""
-        return self.leaked / self.n
-
-
-@dataclass(frozen=True, slots=True)
-class ReasonCount:
-    """How often the verifier gave a reason for the answers given in a column."""
-
-    when: str
-    column: str
-    status: Status
-    reason: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Length:
-    """How long the texts of one kind are."""
-
-    when: str
-    text: str
-    """A column of the table, or ``reflection``."""
-    mean_tokens: float
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What was evaluated: with several samples a problem there are more rows than problems."""
-
-    when: str
-    problems: int
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Everything an evaluation says in numbers."""
-
-    cells: tuple[Cell, ...]
-    differences: tuple[Difference, ...]
-    """Empty until there is an evaluation after training."""
-    controls: tuple[ControlDifference, ...]
-    leak_rates: tuple[LeakRate, ...]
-    reasons: tuple[ReasonCount, ...]
-    lengths: tuple[Length, ...]
-    sizes: tuple[Size, ...]
-
-    def cell(self, column: str, when: str) -> Cell | None:
-        """Return one cell, or None where that column was not evaluated."""
-        return next((c for c in self.cells if (c.column, c.when) == (column, when)), None)
-
-    def difference(self, column: str) -> Difference | None:
-        """Return the difference of one column, or None where it could not be computed."""
-        return next((d for d in self.differences if d.column == column), None)
-
-    def size(self, when: str) -> Size | None:
-        """Return what was evaluated at one time, or None where nothing was."""
-        return next((size for size in self.sizes if size.when == when), None)
-
-    def count(self, column: str, when: str, status: Status) -> int:
-        """Return how many answers of a column have a status."""
-        wanted = (column, when, status)
-        return sum(r.count for r in self.reasons if (r.column, r.when, r.status) == wanted)
-
-    def unjudged(self, column: str, when: str) -> int:
-        """Return how many answers of a column the verifier could not judge."""
-        return self.count(column, when, "error")
-
-
-def compute(trials: Trials) -> Table:
-    """Compute the table from the trials of a run."""
+    Args:
+        trials: the trials by when.
+        plan: the endpoints that the recipe declares; by default those of a recipe that names none.
+    """
+    plan = plan or plan_of()
     whens = [when for when in trials if trials[when]]
+    differences = dict(_differences(trials))
     return Table(
         cells=_present(_cell(trials[when], column, when) for when in whens for column in COLUMNS),
-        differences=_present(_differences(trials)),
+        differences=tuple(row for row, _ in differences.values()),
+        endpoints=tuple(_endpoints(differences, plan)),
         controls=_present(
             _control_difference(trials[when], control.column, when)
             for when in whens
             for control in CONTROLS
         ),
         leak_rates=_present(_leak_rate(trials[when], when) for when in whens),
+        leak_splits=_present(
+            _leak_split(trials[when], leaked, when) for when in whens for leaked in (True, False)
+        ),
         reasons=tuple(row for when in whens for row in _reasons(trials[when], when)),
-        lengths=_present(row for when in whens for row in _lengths(trials[when], when)),
+        flips=tuple(_flips(trials)),
+        lengths=tuple(row for when in whens for row in _lengths(trials[when], when)),
+        entropies=tuple(row for when in whens for row in _entropies(trials[when], when)),
         sizes=tuple(
             Size(when, len({trial.problem_id for trial in trials[when]}), len(trials[when]))
             for when in whens
         ),
     )
+
+
+def paired(trials: Trials) -> list[tuple[Trial, Trial]]:
+    """Return the trials of the same problem and sample, before and after training."""
+    after = {(t.problem_id, t.sample): t for t in trials.get("after", ())}
+    keys = ((t, (t.problem_id, t.sample)) for t in trials.get("before", ()))
+    return [(trial, after[key]) for trial, key in keys if key in after]
 
 
 def _present(rows: Iterable[_Row | None]) -> tuple[_Row, ...]:
@@ -174,22 +86,67 @@ def _cell(trials: Sequence[Trial], column: str, when: str) -> Cell | None:
     return Cell(column, when, passed, n, interval.low, interval.high)
 
 
-def _differences(trials: Trials) -> Iterator[Difference]:
-    """Yield after minus before for every column that both evaluations have."""
+def _differences(trials: Trials) -> Iterator[tuple[str, tuple[Difference, Resampled]]]:
+    """Yield after minus before for everything that both evaluations have."""
     pairs = paired(trials)
-    asked = {column for column in COLUMNS if all(was_asked(trials[when], column) for when in TIMES)}
-    for name, (needs, score) in _SCORES.items():
-        if needs <= asked:
-            interval = _paired_interval((b.problem_id, score(b), score(a)) for b, a in pairs)
-            if interval is not None:
-                yield Difference(name, interval.value, interval.low, interval.high)
+    asked = {
+        column for column in COLUMNS if pairs and all(was_asked(trials[w], column) for w in TIMES)
+    }
+    one_row_each = len({before.problem_id for before, _ in pairs}) == len(pairs)
+    for name, (needs, score) in SCORES.items():
+        rows = [(b.problem_id, score(b), score(a)) for b, a in pairs] if needs <= asked else []
+        resampled = _resample(rows)
+        if resampled is None:
+            continue
+        interval = resampled.interval()
+        gained, lost, p_exact = None, None, None
+        if name in COLUMNS:
+            gained = sum(b == 0 and a == 1 for _, b, a in rows)
+            lost = sum(b == 1 and a == 0 for _, b, a in rows)
+            p_exact = mcnemar(gained, lost) if one_row_each else None
+        yield (
+            name,
+            (
+                Difference(
+                    name, interval.value, interval.low, interval.high, gained, lost, p_exact
+                ),
+                resampled,
+            ),
+        )
 
 
-def paired(trials: Trials) -> list[tuple[Trial, Trial]]:
-    """Return the trials of the same problem and sample, before and after training."""
-    after = {(trial.problem_id, trial.sample): trial for trial in trials["after"]}
-    keys = ((trial, (trial.problem_id, trial.sample)) for trial in trials["before"])
-    return [(trial, after[key]) for trial, key in keys if key in after]
+def _endpoints(
+    differences: dict[str, tuple[Difference, Resampled]], plan: Plan
+) -> Iterator[Endpoint]:
+    """Yield the declared endpoints that were measured, the primary one first."""
+    secondary = [name for name in plan.endpoints.secondary if name in differences]
+    adjusted = holm([differences[name][1].p for name in secondary])
+    if plan.endpoints.primary in differences:
+        resampled = differences[plan.endpoints.primary][1]
+        yield _endpoint(plan.endpoints.primary, "primary", resampled, resampled.p, plan.margin)
+    for name, p in zip(secondary, adjusted, strict=True):
+        yield _endpoint(name, "secondary", differences[name][1], p, plan.margin)
+
+
+def _endpoint(name: str, role: str, resampled: Resampled, p: float, margin: float) -> Endpoint:
+    interval = resampled.interval()
+    p_equivalent = resampled.tost(margin)
+    if p < 0.05:
+        conclusion = "rose" if resampled.value > 0 else "fell"
+    else:
+        conclusion = "no difference" if p_equivalent < 0.05 else "undecided"
+    return Endpoint(
+        name,
+        role,
+        resampled.value,
+        interval.low,
+        interval.high,
+        resampled.p,
+        p,
+        margin,
+        p_equivalent,
+        conclusion,
+    )
 
 
 def _control_difference(
@@ -197,44 +154,22 @@ def _control_difference(
 ) -> ControlDifference | None:
     if not (was_asked(trials, control) and was_asked(trials, "after_reflection")):
         return None
-    interval = _paired_interval(
-        (trial.problem_id, judged(trial, control), judged(trial, "after_reflection"))
-        for trial in trials
+    resampled = _resample(
+        [(t.problem_id, judged(t, control), judged(t, "after_reflection")) for t in trials]
     )
-    if interval is None:
+    if resampled is None:
         return None
+    interval = resampled.interval()
     return ControlDifference(when, control, interval.value, interval.low, interval.high)
 
 
-def _paired_interval(
-    rows: Iterable[tuple[str, float | None, float | None]],
-) -> Interval | None:
+def _resample(rows: Sequence[tuple[str, float | None, float | None]]) -> Resampled | None:
     """Bootstrap rows of (problem, first, second) that are known on both sides."""
     known = [row for row in rows if row[1] is not None and row[2] is not None]
     if not known:
         return None
     problems, first, second = zip(*known, strict=True)
-    return paired_bootstrap(first, second, problems)
-
-
-def _less(trial: Trial, column: str, other: str) -> float | None:
-    """Return 1, 0 or -1: whether a trial is solved in one column, less whether in another."""
-    first, second = judged(trial, column), judged(trial, other)
-    return None if first is None or second is None else float(first) - float(second)
-
-
-_SCORES: dict[str, tuple[frozenset[str], Callable[[Trial], float | None]]] = {
-    **{column: (frozenset({column}), partial(judged, column=column)) for column in COLUMNS},
-    "reflection_over_nothing": (
-        frozenset({"after_reflection", "after_nothing"}),
-        partial(_less, column="after_reflection", other="after_nothing"),
-    ),
-    "reflection_gain": (
-        frozenset({"after_reflection", "first_try"}),
-        partial(_less, column="after_reflection", other="first_try"),
-    ),
-}
-"""What is compared before and after training: the columns it needs, and a trial's score."""
+    return resample_pairs(first, second, problems)
 
 
 def _leak_rate(trials: Sequence[Trial], when: str) -> LeakRate | None:
@@ -243,6 +178,31 @@ def _leak_rate(trials: Sequence[Trial], when: str) -> LeakRate | None:
         return None
     interval = wilson(sum(checked), len(checked))
     return LeakRate(when, sum(checked), len(checked), interval.low, interval.high)
+
+
+def _leak_split(trials: Sequence[Trial], leaked: bool, when: str) -> LeakSplit | None:
+    """Compare retries with asking again, on the rows whose reflection leaks, or does not."""
+    rows = [
+        (trial.problem_id, again, reflected)
+        for trial in trials
+        if trial.leaked is leaked
+        and (again := judged(trial, "after_nothing")) is not None
+        and (reflected := judged(trial, "after_reflection")) is not None
+    ]
+    resampled = _resample(rows)
+    if resampled is None:
+        return None
+    interval = resampled.interval()
+    return LeakSplit(
+        when,
+        leaked,
+        passed_after_reflection=sum(reflected for _, _, reflected in rows),
+        passed_after_nothing=sum(again for _, again, _ in rows),
+        n=len(rows),
+        difference=interval.value,
+        low=interval.low,
+        high=interval.high,
+    )
 
 
 def _reasons(trials: Sequence[Trial], when: str) -> Iterator[ReasonCount]:
@@ -254,12 +214,41 @@ def _reasons(trials: Sequence[Trial], when: str) -> Iterator[ReasonCount]:
             yield ReasonCount(when, column, status, reason, count)
 
 
+def _flips(trials: Trials) -> Iterator[Flip]:
+    """Yield how often each outcome before training became each outcome after it."""
+    for column in ("first_try", "after_reflection"):
+        counts = Counter(
+            (*before, *after)
+            for b, a in paired(trials)
+            if (before := outcome(b, column)) and (after := outcome(a, column))
+        )
+        for key, count in sorted(counts.items(), key=lambda row: (-row[1], row[0])):
+            yield Flip(column, *key, count)
+
+
 def _lengths(trials: Sequence[Trial], when: str) -> Iterator[Length]:
-    reflected = [trial.reflection_tokens for trial in trials if trial.reflection is not None]
-    texts: dict[str, list[int]] = {"first_try": [], "reflection": reflected}
-    for column in COLUMNS:
-        answers = [answer for trial in trials if (answer := answer_in(trial, column))]
-        texts[column] = [answer.tokens for answer in answers]
-    for name, tokens in texts.items():
-        if tokens:
-            yield Length(when, name, sum(tokens) / len(tokens), len(tokens))
+    for name, rows in _texts(trials).items():
+        if rows:
+            yield Length(when, name, sum(tokens for tokens, _ in rows) / len(rows), len(rows))
+
+
+def _entropies(trials: Sequence[Trial], when: str) -> Iterator[Entropy]:
+    """Yield minus the mean log-probability of the sampled tokens of each kind of text."""
+    for name, rows in _texts(trials).items():
+        known = [(tokens, logprob) for tokens, logprob in rows if logprob is not None]
+        total = sum(tokens for tokens, _ in known)
+        if total and name != "greedy":
+            nats = -sum(tokens * logprob for tokens, logprob in known) / total
+            yield Entropy(when, name, nats, total)
+
+
+def _texts(trials: Sequence[Trial]) -> dict[str, list[tuple[int, float | None]]]:
+    """Return (tokens, mean log-probability) of every text, by column and for reflections."""
+    reflections = [
+        (t.reflection_tokens, t.reflection_logprob) for t in trials if t.reflection is not None
+    ]
+    answers = {
+        column: [(a.tokens, a.logprob) for t in trials if (a := answer_in(t, column))]
+        for column in COLUMNS
+    }
+    return {"first_try": [], "reflection": reflections, **answers}

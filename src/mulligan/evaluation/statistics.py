@@ -1,7 +1,11 @@
-"""Intervals for rates, and for differences between rates on the same problems."""
+"""Intervals and tests for one trained model: rates, and differences on the same problems.
 
+What several training runs say together is in ``mulligan.study.statistics``.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import comb, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -28,7 +32,7 @@ class Interval:
 def wilson(passed: int, n: int, level: float = 0.95) -> Interval:
     """Return the Wilson score interval of a rate: ``passed`` of ``n`` independent rows.
 
-    With several samples a problem the rows are not independent, and the interval is narrower than
+    With several samples per problem the rows are not independent, and the interval is narrower than
     it should be; ``paired_bootstrap`` resamples whole problems and has no such fault.
 
     Source: Wilson (1927), Probable inference, the law of succession, and statistical inference:
@@ -48,30 +52,78 @@ def wilson(passed: int, n: int, level: float = 0.95) -> Interval:
     return Interval(rate, min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half)))
 
 
-def paired_bootstrap(
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """A mean difference and what it might have been with other problems."""
+
+    value: float
+    """The mean of ``after - before`` over the rows."""
+    means_B: NDArray[np.float64]
+    """The same mean for each of B draws of the problems."""
+    problems: int
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """Return the percentile interval that holds ``level`` of the resampled means.
+
+        Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
+        """
+        tail = (1 - level) / 2
+        low, high = np.quantile(self.means_B, [tail, 1 - tail])
+        return Interval(self.value, float(low), float(high))
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of no difference: the level at which the interval reaches zero.
+
+        Source: Davison and Hinkley (1997), Bootstrap Methods and their Application, section 4.4:
+        ``(1 + count) / (1 + B)`` on each side, twice the smaller one.
+        """
+        return min(1.0, 2 * min(self._share(self.means_B <= 0), self._share(self.means_B >= 0)))
+
+    def tost(self, margin: float) -> float:
+        """Return the p-value of a difference of ``margin`` or more, either way.
+
+        Below 0.05 the means are equivalent within the margin: two one-sided tests, for which the
+        90% interval lies within it. Where few problems were asked, none of them may have changed
+        by chance, and every resample agrees; so the value is at least ``(1 - margin)**problems``,
+        the chance that no problem shows a change that that share of all problems have.
+
+        Source: Schuirmann (1987), A comparison of the two one-sided tests procedure and the power
+        approach for assessing the equivalence of average bioavailability.
+
+        Raises:
+            ValueError: the margin is not positive.
+        """
+        if margin <= 0:
+            raise ValueError(f"an equivalence test needs a margin above zero, got {margin}")
+        beyond = (self.means_B <= -margin, self.means_B >= margin)
+        nothing_changes: float = (1 - min(margin, 1.0)) ** self.problems
+        return max(*map(self._share, beyond), nothing_changes)
+
+    def _share(self, hits_B: NDArray[np.bool_]) -> float:
+        return float((1 + hits_B.sum()) / (1 + len(self.means_B)))
+
+
+def resample_pairs(
     before: ArrayLike,
     after: ArrayLike,
     problems: ArrayLike,
     *,
     resamples: int = 10_000,
-    level: float = 0.95,
     seed: int = 0,
-) -> Interval:
-    """Return the mean of ``after - before`` and its percentile bootstrap interval.
+) -> Resampled:
+    """Return the mean of ``after - before`` and its values over resampled problems.
 
     Row i of both columns is the same problem and sample. Whole problems are resampled, so that
     several samples of one problem count as the related rows that they are. Where numbers of
     samples differ, each row still weighs the same: a resample's mean is a ratio of sums.
 
-    Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
-
     Args:
-        before: one value a row, shape (rows,).
-        after: one value a row, shape (rows,).
+        before: one value per row, shape (rows,).
+        after: one value per row, shape (rows,).
         problems: which problem each row belongs to; anything that ``numpy.unique`` sorts.
         resamples: how many times the problems are drawn with replacement.
-        level: share of the resampled means that the interval holds.
-        seed: the same seed gives the same interval.
+        seed: the same seed gives the same draws.
 
     Raises:
         ValueError: the columns are empty or differ in length.
@@ -85,15 +137,63 @@ def paired_bootstrap(
     sums = np.bincount(index, weights=second - first).astype(np.float64)
     counts = np.bincount(index).astype(np.float64)
     means = _resampled_means(sums, counts, resamples, seed)
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(sums.sum() / counts.sum()), float(low), float(high))
+    return Resampled(float(sums.sum() / counts.sum()), means, len(sums))
+
+
+def paired_bootstrap(
+    before: ArrayLike,
+    after: ArrayLike,
+    problems: ArrayLike,
+    *,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the mean of ``after - before`` and its percentile bootstrap interval.
+
+    The arguments and errors are those of ``resample_pairs``.
+    """
+    return resample_pairs(before, after, problems, resamples=resamples, seed=seed).interval(level)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Return the exact two-sided p-value that rows are gained as often as they are lost.
+
+    For a column of passed and failed with one row per problem; rows that did not change play no
+    part. ``min(1, 2 P(X <= min(gained, lost)))`` with X binomial of ``gained + lost`` and 1/2.
+
+    Source: McNemar (1947), Note on the sampling error of the difference between correlated
+    proportions or percentages; the exact form is the sign test on the changed pairs.
+
+    Raises:
+        ValueError: a count is negative.
+    """
+    if min(gained, lost) < 0:
+        raise ValueError(f"counts of changed rows cannot be negative, got {gained} and {lost}")
+    changed = gained + lost
+    tail = sum(comb(changed, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, tail / 2 ** (changed - 1)) if changed else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for how many they are: each below 0.05 holds with the others.
+
+    The i-th smallest of m is multiplied by ``m - i + 1``, and none is smaller than one before it.
+
+    Source: Holm (1979), A simple sequentially rejective multiple test procedure.
+    """
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
 
 
 def _resampled_means(
     sums: NDArray[np.float64], counts: NDArray[np.float64], resamples: int, seed: int
 ) -> NDArray[np.float64]:
-    """Return one mean a resample; ``sums`` and ``counts`` hold one entry a problem."""
+    """Return one mean per resample; ``sums`` and ``counts`` hold one entry per problem."""
     random = np.random.default_rng(seed)
     means = np.empty(resamples)
     at_once = max(1, _DRAWS_AT_ONCE // len(sums))

@@ -1,16 +1,19 @@
-"""Reads the trials of an evaluation, and says what each counts as in each column."""
+"""The trials of an evaluation as they are kept, and what their table is called and made of."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ValidationError
 
-from mulligan.evaluation.controls import BY_COLUMN, CONTROLS
+from mulligan.config import Endpoints, Evaluate
+from mulligan.errors import MulliganError
+from mulligan.evaluation.controls import CONTROLS
 from mulligan.storage.records import RecordLog
 from mulligan.storage.run_folder import RunFolder
-from mulligan.types import Answer, Trial
+from mulligan.types import Trial
 
 Trials = Mapping[str, Sequence[Trial]]
 """Trials by when: ``before``, ``after``, then other models by name."""
@@ -53,43 +56,31 @@ def read_trials(run: Path) -> Trials:
     return {name: _read(folder.evaluation(name)) for name in names}
 
 
-def answer_in(trial: Trial, column: str) -> Answer | None:
-    """Return the answer given in a column, or None where none was asked for."""
-    if column in BY_COLUMN:
-        return trial.second_tries.get(BY_COLUMN[column].name)
-    answer: Answer | None = getattr(trial, column)
-    return answer
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a recipe declares before its run: endpoints, and the margin of equivalence."""
+
+    endpoints: Endpoints
+    margin: float
 
 
-def judged(trial: Trial, column: str) -> bool | None:
-    """Return whether a trial counts as passed in a column; None where that is not known.
+def plan_of(evaluate: Any = None) -> Plan:
+    """Return the plan of a run's ``evaluate`` settings; the defaults where it has none.
 
-    A second try counts as passed where the first try did: nothing was left to correct. A control
-    that follows the retry counts as passed where the retry did.
+    Runs of version 0.1.0 declared nothing: the defaults are then applied after the fact.
+
+    Raises:
+        MulliganError: the settings are not those of a recipe.
     """
-    if column != "greedy":
-        if trial.first_try.verdict.status == "error":
-            return None
-        if trial.first_try.verdict.passed:
-            return True
-    if column in BY_COLUMN and BY_COLUMN[column].after_retry:
-        retried = judged(trial, "after_reflection")
-        if retried is not False:
-            return retried
-    answer = answer_in(trial, column)
-    if answer is None or answer.verdict.status == "error":
-        return None
-    return answer.verdict.passed
-
-
-def was_asked(trials: Sequence[Trial], column: str) -> bool:
-    """Return whether a column was evaluated at all: a control may not have been asked for."""
-    if any(answer_in(trial, column) for trial in trials):
-        return True
-    # Where nothing failed there was nothing to ask; the columns that every trial has are there.
-    return column in ("first_try", "after_reflection") and not any(
-        judged(trial, "first_try") is False for trial in trials
-    )
+    names = ("endpoints", "equivalence_margin")
+    given = evaluate if isinstance(evaluate, Mapping) else {}
+    known = {name: given[name] for name in names if name in given}
+    try:
+        settings = Evaluate.model_validate({"problems": 1, **known})
+    except ValidationError as error:
+        what = error.errors()[0]
+        raise MulliganError(f"evaluate.{what['loc'][0]}: {what['msg']}") from error
+    return Plan(settings.endpoints, settings.equivalence_margin)
 
 
 def _read(path: Path) -> Sequence[Trial]:

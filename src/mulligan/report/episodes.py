@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mulligan.evaluation.controls import CONTROLS
-from mulligan.evaluation.trials import TIMES, Trials, judged
+from mulligan.evaluation.scores import judged
+from mulligan.evaluation.trials import TIMES, Trials
 from mulligan.randomness import derive_seed
 from mulligan.report.figures import reason_name
 from mulligan.report.markup import Html, element, together

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from mulligan.evaluation.results import ReasonCount, Table
+from mulligan.evaluation.tables import ReasonCount, Table
 from mulligan.evaluation.trials import COLUMNS, TIMES, TITLES
 from mulligan.report.markup import Html, element, visible
 

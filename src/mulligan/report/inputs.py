@@ -7,8 +7,9 @@ from typing import Any
 
 from mulligan.config import read_yaml, with_new_names
 from mulligan.errors import MulliganError
-from mulligan.evaluation.results import Table, compute
-from mulligan.evaluation.trials import Trials, read_trials
+from mulligan.evaluation.results import compute
+from mulligan.evaluation.tables import Table
+from mulligan.evaluation.trials import Trials, plan_of, read_trials
 from mulligan.storage.lines import count_lines
 from mulligan.storage.records import RecordLog
 from mulligan.storage.run_folder import RunFolder
@@ -49,6 +50,7 @@ def read_run(run: Path) -> RunContent:
             "`mulligan run` wrote, such as runs/demo."
         )
     trials = read_trials(run)
+    settings = read_yaml(folder.config)
     return RunContent(
         name=run.resolve().name,
         settings=with_new_names(read_yaml(folder.config), str(folder.config)),
@@ -57,7 +59,7 @@ def read_run(run: Path) -> RunContent:
         timings=_rows(folder.timings),
         failures=count_lines(folder.failures),
         trials=trials,
-        table=compute(trials),
+        table=compute(trials, plan_of(settings.get("evaluate"))),
     )
 
 

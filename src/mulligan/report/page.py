@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from mulligan.evaluation.controls import CONTROLS
-from mulligan.evaluation.results import ControlDifference, Difference, LeakRate, Table
+from mulligan.evaluation.tables import ControlDifference, Difference, LeakRate, Table
 from mulligan.evaluation.trials import COLUMNS, TIMES, TITLES
 from mulligan.report import episodes
 from mulligan.report.figures import (
@@ -142,7 +142,8 @@ def _rates_table(table: Table) -> Html:
     change = _difference(table.difference("reflection_over_nothing"))
     rows.append(("What reflection adds to asking again", *added, change))
     gains = [_stacked(gain_text(table, when)) for when in TIMES]
-    rows.append(("Gain from reflecting", *gains, _difference(table.difference("reflection_gain"))))
+    gain = _difference(table.difference("gain_with_second_chance"))
+    rows.append(("Gain from reflecting", *gains, gain))
     return _grid(("Solved", *_HEADINGS, "Difference, points"), rows, "rates")
 
 

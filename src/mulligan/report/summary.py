@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from mulligan.evaluation.results import ControlDifference, Difference, Table
+from mulligan.evaluation.tables import ControlDifference, Difference, Table
 from mulligan.report.inputs import RunContent
 from mulligan.report.table import percent, points
 
@@ -71,7 +71,7 @@ def _beside_it(table: Table) -> Iterator[str]:
     """Set the main result beside the other differences, and say which of them are none."""
     compared: dict[str, Compared | None] = {
         "solved after reflection": table.difference("after_reflection"),
-        "gain from reflecting": table.difference("reflection_gain"),
+        "gain from reflecting": table.difference("gain_with_second_chance"),
         "first try": table.difference("first_try"),
         "reflecting against asking again": next(
             (c for c in table.controls if (c.when, c.control) == ("after", "after_nothing")), None

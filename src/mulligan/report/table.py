@@ -9,24 +9,37 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from mulligan.config import read_yaml
 from mulligan.errors import MulliganError
 from mulligan.evaluation.controls import CONTROLS
-from mulligan.evaluation.results import (
+from mulligan.evaluation.results import compute
+from mulligan.evaluation.rows import Rows, read_rows
+from mulligan.evaluation.tables import (
     Cell,
     ControlDifference,
     Difference,
     LeakRate,
     Size,
     Table,
-    compute,
 )
-from mulligan.evaluation.trials import COLUMNS, TIMES, TITLES, read_trials
+from mulligan.evaluation.trials import COLUMNS, TIMES, TITLES, plan_of, read_trials
+from mulligan.storage.run_folder import RunFolder
 
 NOTHING = "–"
 
 
-def table(run: Path) -> Table:
-    """Compute the table of a run from its evaluation files.
+def table(target: Path) -> Table:
+    """Compute the table of a run's folder, or of a file of rows.
+
+    Raises:
+        MulliganError: there is no evaluation, or a row that cannot be read.
+    """
+    rows = read_rows(target) if target.is_file() else rows_of(target)
+    return compute(rows.trials, rows.plan)
+
+
+def rows_of(run: Path) -> Rows:
+    """Read the rows of a run's folder, and what its recipe declared.
 
     Raises:
         MulliganError: the run has no evaluation, or a row that cannot be read.
@@ -37,17 +50,25 @@ def table(run: Path) -> Table:
             f"{run} holds no evaluation: expected {run / 'evaluation' / 'before.jsonl'}. "
             f"Make one with `mulligan evaluate {run}`."
         )
-    return compute(trials)
+    config = RunFolder(run).config
+    settings = read_yaml(config) if config.exists() else {}
+    return Rows(run.resolve().name, trials, plan_of(settings.get("evaluate")))
 
 
 def table_as_json(made: Table) -> dict[str, Any]:
-    """Return the table as plain JSON values, the way ``mulligan report --json`` prints it."""
+    """Return the table as plain JSON values, the way ``mulligan report --json`` prints it.
+
+    A difference's ``column`` is its ``name``, as version 0.1.0 called it.
+    """
     return {
         "cells": [asdict(cell) for cell in made.cells],
-        "differences": [asdict(difference) for difference in made.differences],
+        "differences": [{**asdict(row), "column": row.name} for row in made.differences],
+        "endpoints": [asdict(endpoint) for endpoint in made.endpoints],
         "controls": [asdict(control) for control in made.controls],
         "leak_rate": {leak.when: _without_when(leak) for leak in made.leak_rates},
+        "leak_splits": [asdict(split) for split in made.leak_splits],
         "reasons": [asdict(reason) for reason in made.reasons],
+        "flips": [asdict(flip) for flip in made.flips],
         "unjudged": [
             {"column": column, "when": size.when, "count": made.unjudged(column, size.when)}
             for size in made.sizes
@@ -55,6 +76,7 @@ def table_as_json(made: Table) -> dict[str, Any]:
             if made.unjudged(column, size.when)
         ],
         "lengths": [asdict(length) for length in made.lengths],
+        "entropies": [asdict(entropy) for entropy in made.entropies],
         "size": {size.when: _without_when(size) for size in made.sizes},
     }
 
@@ -83,7 +105,7 @@ def _main_table(made: Table) -> RichTable:
     change = difference_text(made.difference("reflection_over_nothing"))
     shown.add_row("What reflection adds", *added, change, style="bold")
     gains = [gain_text(made, when) for when in TIMES]
-    difference = difference_text(made.difference("reflection_gain"))
+    difference = difference_text(made.difference("gain_with_second_chance"))
     shown.add_row("Gain from reflecting", *gains, difference, style="bold")
     return shown
 

@@ -15,6 +15,7 @@ from mulligan.episodes.failures import FailureStore
 from mulligan.errors import MulliganError
 from mulligan.evaluation.controls import controls_of
 from mulligan.evaluation.evaluate import Protocol, evaluate
+from mulligan.evaluation.scores import check_endpoints
 from mulligan.evaluation.trials import open_trials
 from mulligan.randomness import derive_seed
 from mulligan.run.out_of_memory import memory_errors
@@ -45,8 +46,9 @@ def warm_up_stage(session: Session) -> None:
 
     recipe, settings = session.recipe, session.recipe.sft
     session.problems("train", recipe.collect.problems)  # too few is said now, not hours later
-    session.problems("test", recipe.evaluate.problems)
-    controls_of(recipe.evaluate)  # so is a control that there is not
+    session.problems(recipe.evaluate.split, recipe.evaluate.problems)
+    controls_of(recipe.evaluate)  # so are controls and endpoints that there are not
+    check_endpoints(recipe.evaluate.endpoints)
     if settings is None:
         return
     policy, tokenizer = session.load(recipe.model)
@@ -173,7 +175,7 @@ def _evaluate(session: Session, when: str, model_name: str | Path) -> None:
     engine, untrained = session.engine(model, tokenizer), None
     conversations = session.conversations(model, tokenizer, engine)
     problems = session.those_that_fit(
-        session.problems("test", recipe.evaluate.problems), conversations
+        session.problems(recipe.evaluate.split, recipe.evaluate.problems), conversations
     )
     protocol = Protocol.of(recipe, problems)
     if when == "after" and any(control.needs_untrained for control in protocol.controls):

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from mulligan.config import Recipe, check_recipe, read_yaml
 from mulligan.errors import MulliganError
-from mulligan.evaluation.results import Difference, compute
+from mulligan.evaluation.results import compute
+from mulligan.evaluation.tables import Difference
 from mulligan.evaluation.trials import read_trials
 from mulligan.report.table import points
 from mulligan.storage.lines import count_lines, lines_backwards
@@ -206,4 +207,4 @@ def headline_text(status: RunStatus) -> str:
     if row is None:
         return "–"
     interval = f"[{points(row.low)} to {points(row.high)}]"
-    return f"{points(row.difference)} {interval} {HEADLINES[row.column]}"
+    return f"{points(row.difference)} {interval} {HEADLINES[row.name]}"
