@@ -40,7 +40,7 @@ from mulligan.models.load import context_length, load_model
 from mulligan.storage.atomic import write_atomically
 from mulligan.storage.lock import hold
 from mulligan.storage.run_folder import RunFolder
-from mulligan.tasks.base import Split, Task
+from mulligan.tasks.base import Split, Task, refuse_older_rules
 from mulligan.tasks.registry import load_task
 from mulligan.tasks.splits import first_problems
 from mulligan.types import Problem, Sampling, Verdict
@@ -67,8 +67,10 @@ class Session:
 
     @cached_property
     def task(self) -> Task:
-        """The recipe's task."""
-        return load_task(self.recipe.task, self.recipe.task_options)
+        """The recipe's task; refused where it judges by other rules than the run began with."""
+        task = load_task(self.recipe.task, self.recipe.task_options)
+        refuse_older_rules(task, self.recipe.format)
+        return task
 
     @cached_property
     def verifier(self) -> Verifier:

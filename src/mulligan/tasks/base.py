@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from mulligan.errors import MulliganError
@@ -38,6 +39,10 @@ class Task(ABC):
     safe: ClassVar[bool] = False
     """True only for verifiers that are bounded in time and memory by construction: they run in
     process. All others run in worker processes that can be killed (``verifiers/pool.py``)."""
+
+    rules_changed: ClassVar[Mapping[int, str]] = MappingProxyType({})
+    """What changed in how answers are judged, by the run format from which on it holds. A run of
+    an older format is not continued under other rules than it was started with."""
 
     splits: Sequence[Split] = ("train", "test")
     """The splits that ``problems`` knows. A task with a dev split lists it here; without that,
@@ -105,3 +110,18 @@ class Task(ABC):
         """
         del count, seed
         return ()
+
+
+def refuse_older_rules(task: Task, run_format: int) -> None:
+    """Check that a run can go on with the rules by which a task judges now.
+
+    Raises:
+        MulliganError: the rules changed after the run's format; names what changed.
+    """
+    changed = [what for since, what in sorted(task.rules_changed.items()) if since > run_format]
+    if changed:
+        raise MulliganError(
+            f"This run has format {run_format}, and the task {task.name!r} judges answers by other "
+            f"rules since: {'; '.join(changed)}. Its numbers would mix both. Finish it with the "
+            f"version that its config.yaml names under made_with, or start a new run."
+        )

@@ -2,7 +2,6 @@ import ast
 import json
 import random
 import re
-import time
 from collections import Counter, defaultdict
 from fractions import Fraction
 from itertools import islice
@@ -15,8 +14,10 @@ from hypothesis import strategies as st
 from mulligan.errors import MulliganError
 from mulligan.tasks.countdown.arithmetic import parse
 from mulligan.tasks.countdown.expressions import Term, join, random_term, solve
+from mulligan.tasks.countdown.options import LARGEST
 from mulligan.tasks.countdown.task import Countdown
 from mulligan.types import Problem
+from timing import cpu_seconds
 
 TASK = Countdown(operators="+-*/")
 PAPER = {
@@ -37,11 +38,11 @@ NINETEEN = puzzle([3, 4, 5], 19)
 
 @st.composite
 def solved(draw):
-    """Numbers, operators joined anyhow, and the whole number they come to."""
+    """Numbers, operators joined anyhow, and what they come to: a target that may be asked."""
     rng = random.Random(draw(st.integers(0, 2**32)))
     numbers = draw(st.lists(st.integers(1, 99), min_size=2, max_size=5))
     term = None
-    while term is None:
+    while term is None or term.value > LARGEST:
         term = random_term(numbers, "+-*/", rng)
     return numbers, term
 
@@ -62,13 +63,15 @@ def solved(draw):
         "(3 * 5 + 4 = 19)",
         "Answer: 3 * 5 + 4",
         "**Answer:** 3 * 5 + 4 = 19",
-        "First 3 * 5 = 15. So 3 * 5 + 4 = 19.",
-        "Answer: 3 * 5 + 4 = 19. Check: 3 * 5 = 15, and 15 + 4 = 19.",
-        "3 * 5 + 4 = 19. So the answer is 19.",
         "<answer>3 * 5 + 4</answer>",
         "Is it 3 + 4 + 5? <answer>\n3 * 5 + 4 = 19\n</answer> because 3 * 5 = 15",
         r"$\boxed{3 \times 5 + 4}$",
         "`3*5+4`",
+        "First 3 * 5 = 15, and 15 + 4 = 19.\nSo 3 * 5 + 4 = 19.",
+        "The answer is:\n\n**3 * 5 + 4 = 19**\n",
+        r"The answer is \(3 \times 5 + 4\).",
+        "<think>3 + 4 + 5 = 12, no. 3 * 5 + 4?</think>\n3 * 5 + 4 = 19",
+        "<think>no</think> <answer>3 * 5 + 4</answer>",
     ],
 )
 def test_a_right_equation_passes_however_it_is_put(answer):
@@ -87,19 +90,43 @@ def test_a_right_equation_passes_however_it_is_put(answer):
         ("3 * 5 + 4 / 0", "unparseable", "not_an_equation"),
         ("3 * 5 + 4 = 19.0", "unparseable", "not_an_equation"),
         ("3 * 5 = 15", "failed", "wrong_numbers"),
-        ("3 * 5 = 15, 15 + 4 = 19", "failed", "wrong_numbers"),
+        ("3 * 5 = 15, 15 + 4 = 19", "unparseable", "not_an_equation"),
         ("3 * 5 + 4 + 3 - 3 = 19", "failed", "wrong_numbers"),
         ("15 + 4 = 19", "failed", "wrong_numbers"),
         ("3 * 5 - 4 = 11", "failed", "missed_target"),
         ("3 * 5 - 4 = 19", "failed", "missed_target"),
         ("3 * 5 + 4 = 20", "failed", "missed_target"),
-        ("3 * 5 + 4 = 19. No: 3 + 4 + 5 = 12", "failed", "missed_target"),
+        ("3 * 5 + 4 = 19. No:\n3 + 4 + 5 = 12", "failed", "missed_target"),
     ],
 )
 def test_every_way_to_fail_has_its_reason(answer, status, reason):
     verdict = TASK.verify(NINETEEN, answer)
     assert (verdict.status, verdict.reason) == (status, reason)
     assert reason in TASK.reasons
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<think>2+5=7</think> I do not know",
+        "<think>I should answer\n2 + 5 = 7",
+        "2+5=7 is wrong, so I give up.",
+        "I do not believe that 2+5=7",
+        "2 + 5 = 7\nNo, that is wrong.",
+        "2 + 5 = 7? 2 * 5 = 7?",
+        "<answer>[2+5][0]</answer>",
+        "<answer>2+5;print(1)</answer>",
+        "<answer>2+5=7 or not</answer>",
+        "<answer>2 + 5\n= 7</answer>",
+        "<answer>no</answer> 2 + 5 = 7",
+        "2 + 5 *",
+        "2 + 5 = 7 = x",
+    ],
+)
+def test_what_only_contains_a_right_equation_is_no_answer(answer):
+    verdict = TASK.verify(puzzle([2, 5], 7), answer)
+    assert verdict.status == "unparseable"
+    assert verdict.reason in ("no_answer", "not_an_equation")
 
 
 def test_an_operator_that_the_question_does_not_offer_makes_no_equation():
@@ -128,10 +155,8 @@ HOSTILE = [
 
 @pytest.mark.parametrize("answer", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_string_is_no_equation_within_100_ms(answer):
-    start = time.process_time()
     verdict = TASK.verify(NINETEEN, answer)
-    TASK.leaks(NINETEEN, answer)
-    assert time.process_time() - start < 0.1
+    assert cpu_seconds(lambda: (TASK.verify(NINETEEN, answer), TASK.leaks(NINETEEN, answer))) < 0.1
     assert (verdict.status, verdict.reason) == ("unparseable", "not_an_equation")
 
 
@@ -139,11 +164,9 @@ def test_a_hostile_string_is_no_equation_within_100_ms(answer):
     "piece", ["3+4 a ", "answer ", "answer: 1+1 ", "<answer>", "3*5+4-3 ,", "1 ", "a ", "\\boxed{"]
 )
 def test_no_long_text_takes_100_ms(piece):
-    start = time.process_time()
-    TASK.verify(NINETEEN, piece * 20_000)
-    middle = time.process_time()
-    TASK.leaks(NINETEEN, piece * 20_000)
-    assert max(middle - start, time.process_time() - middle) < 0.1
+    text = piece * 20_000
+    assert cpu_seconds(lambda: TASK.verify(NINETEEN, text)) < 0.1
+    assert cpu_seconds(lambda: TASK.leaks(NINETEEN, text)) < 0.1
 
 
 @settings(deadline=None)
@@ -163,6 +186,12 @@ def test_with_another_target_it_never_does(solution, difference, claims):
     answer = f"{term.text} = {term.value + difference}" if claims else term.text
     assert TASK.verify(other, answer).reason == "missed_target"
     assert not TASK.leaks(other, answer)
+
+
+def test_a_result_beyond_every_target_is_no_equation():
+    product = "69 * 75 * 63 * 31 * 99"
+    verdict = TASK.verify(puzzle([69, 75, 63, 31, 99], 1_000_577_026), f"{product} = 1000577026")
+    assert verdict.reason == "not_an_equation"
 
 
 @settings(deadline=None)
@@ -433,45 +462,13 @@ def test_counts_are_drawn_by_their_weights():
 
 
 def test_a_thousand_problems_take_less_than_a_second():
-    start = time.process_time()
-    assert len(list(islice(Countdown(**PAPER).problems("train"), 1000))) == 1000
-    assert time.process_time() - start < 1
+    assert cpu_seconds(lambda: list(islice(Countdown(**PAPER).problems("train"), 1000))) < 1
 
 
 def test_more_problems_than_there_are_is_refused_with_their_number():
     task = Countdown(counts=[2], largest_number=5, test_size=200)
     with pytest.raises(MulliganError, match=r"only \d+ different test problems .* asks for 200"):
         task.problems("test")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"counts": {}}, "'counts' should be"),
-        ({"counts": {1: 1.0}}, "'counts' should be"),
-        ({"counts": {2: -1}}, "'counts' should be"),
-        ({"counts": {2: 0.0}}, "'counts' should be"),
-        ({"counts": "23"}, "'counts' should be"),
-        ({"largest_number": "20"}, "'largest_number' should be a whole number .* is '20'"),
-        ({"largest_number": True}, "'largest_number'"),
-        ({"smallest_target": 70}, "'largest_target' should be a whole number from 70"),
-        ({"operators": "+-^"}, "'operators' should be some of"),
-        ({"operators": "++"}, "'operators'"),
-        ({"operators": ["+"]}, "'operators'"),
-        ({"seed": 1.5}, "'seed'"),
-        ({"test_share": 2}, "'test_share' should be a number from 0 to 1"),
-        ({"test_size": 0}, "'test_size'"),
-        ({"train_size": -1}, "'train_size'"),
-        ({"system": 1}, "'system'"),
-        ({"answer_share": "all"}, "'answer_share'"),
-        ({"reflection_shares": {}}, "'reflection_shares'"),
-        ({"reflection_shares": {"vage": 1}}, "did you mean 'vague'"),
-        ({"reflection_shares": {"vague": "1"}}, "'reflection_shares.vague'"),
-    ],
-)
-def test_a_wrong_option_is_refused_with_what_was_expected(options, message):
-    with pytest.raises(MulliganError, match=message):
-        Countdown(**options)
 
 
 # Rows
@@ -653,3 +650,17 @@ def test_solving_finds_a_solution_where_one_was_made(solution):
 
 def test_solving_says_when_there_is_no_solution():
     assert solve([1, 1], 50, "+-*/") is None
+
+
+def test_an_answer_may_be_thought_about_first():
+    task = Countdown(answer_share=1.0, think_first_share=0.5)
+    shown = list(task.demonstrations(200, seed=0))
+    tags = Counter(d.tags[0] for d in shown)
+    assert set(tags) == {"answer", "think_first"}
+    assert 70 < tags["think_first"] < 130
+    for d in shown:
+        assert d.reflection is None
+        assert task.verify(d.problem, d.attempt).passed
+        assert ("\n" in d.attempt) == (d.tags == ("think_first",))
+    thought = next(d.attempt for d in shown if d.tags == ("think_first",)).split("\n")[0]
+    assert TRIED.findall(thought)

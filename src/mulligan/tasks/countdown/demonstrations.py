@@ -11,18 +11,11 @@ than another.
 """
 
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from mulligan.tasks.countdown.expressions import Puzzle, Term, join, random_term
+from mulligan.tasks.demonstrations import vague
 from mulligan.types import Demonstration, Problem
-
-REFLECTION_SHARES: Mapping[str, float] = MappingProxyType(
-    {"vague": 1 / 3, "diagnosing": 1 / 3, "searching": 1 / 6, "searching_right": 1 / 6}
-)
-"""``vague`` admits a mistake; ``diagnosing`` says what was wrong; ``searching`` tries other
-equations in vain; ``searching_right`` tries until one is right."""
 
 _TRIES = 50
 _LARGEST_VALUE = 100  # of wrong expressions: larger ones teach a small model wrong arithmetic
@@ -31,7 +24,6 @@ _CLAIM_SHARE = 0.6  # of those: claims that its result is the target, as small m
 _HINT_SHARE = 0.6  # of diagnoses: says which operators to use instead
 _RIGHT_HINT_SHARE = 0.5  # of those: the right ones
 _LUCK = 0.15  # share of right retries after a reflection that says nothing to go by
-_VAGUE_ENDING_SHARE = 0.5
 _MOST_TRIED = 2  # of a search that goes wrong or on: more would not fit a small token budget
 
 _VAGUE = (
@@ -74,6 +66,18 @@ def answer(problem: Problem, solution: Term) -> Demonstration:
     return Demonstration(problem, solution.equation, tags=("answer",))
 
 
+def think_first(
+    problem: Problem, puzzle: Puzzle, solution: Term, operators: str, rng: random.Random
+) -> Demonstration:
+    """Return a question and an answer that tries equations first, as a search that succeeds does.
+
+    The right equation comes once more, on a line of its own, for that is the answer.
+    """
+    thought, found = _search(puzzle, solution, "searching_right", operators, rng)
+    assert found is not None
+    return Demonstration(problem, f"{thought}\n{found.equation}", tags=("think_first",))
+
+
 def mended(
     problem: Problem, puzzle: Puzzle, solution: Term, kind: str, operators: str, rng: random.Random
 ) -> Demonstration:
@@ -87,7 +91,7 @@ def mended(
     retry = solution if lucky else rng.choice(wrong)
     reflection = ""
     if kind == "vague":
-        reflection = _vague(rng)
+        reflection = vague(_VAGUE, _VAGUE_ENDINGS, rng)
     elif kind.startswith("searching"):
         reflection, found = _search(puzzle, solution, kind, operators, rng)
         retry = found or retry
@@ -186,13 +190,6 @@ def _any_term(numbers: list[int], operators: str, rng: random.Random) -> str:
         if term:
             return term.text
     return f" {operators[0]} ".join(map(str, numbers))
-
-
-def _vague(rng: random.Random) -> str:
-    sentence = rng.choice(_VAGUE)
-    if rng.random() < _VAGUE_ENDING_SHARE:
-        return f"{sentence} {rng.choice(_VAGUE_ENDINGS)}"
-    return sentence
 
 
 def _search(

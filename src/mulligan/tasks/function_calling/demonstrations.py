@@ -12,21 +12,14 @@ it were wrong in a new way, the model would learn to put faults into calls.
 
 import json
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mulligan.errors import MulliganError, nearest
 from mulligan.randomness import derive_seed
+from mulligan.tasks.demonstrations import vague
 from mulligan.tasks.function_calling.calls import Call
 from mulligan.tasks.function_calling.faults import Fault, Situation, make_faults, show
 from mulligan.types import Demonstration, Problem, Verdict
-
-REFLECTION_SHARES: Mapping[str, float] = MappingProxyType(
-    {"vague": 1 / 3, "diagnosing": 1 / 3, "searching": 1 / 6, "searching_right": 1 / 6}
-)
-"""``vague`` admits a mistake; ``diagnosing`` says what was wrong; ``searching`` goes through the
-tool's parameters; ``searching_right`` goes through them and finds their right values."""
 
 _LONGEST_REFLECTION = 320
 """In characters; a longer search becomes a diagnosis."""
@@ -50,26 +43,10 @@ _VAGUE_ENDINGS = (
     "I need to take the values from the question.",
     "I have to look at what is required.",
 )
-_VAGUE_ENDING_SHARE = 0.5
 _DIAGNOSIS_BEFORE_SEARCH_SHARE = 0.5
 _WHOLE_CALL_SHARE = 0.5
 _NOTHING_TO_GO_BY = ("vague", "searching")
 _LUCK = 0.2  # share of right retries after these; the others repeat the attempt
-
-
-def check_shares(option: str, shares: Mapping[str, float], kinds: Collection[str]) -> None:
-    """Check an option that gives weights to kinds.
-
-    Raises:
-        MulliganError: For an unknown kind, a negative weight, or no weight at all.
-    """
-    for kind, share in shares.items():
-        if kind not in kinds:
-            raise MulliganError(f"{option} has no kind {kind!r}; {nearest(kind, kinds)}")
-        if share < 0:
-            raise MulliganError(f"{option}: {kind!r} is {share}, and should be 0 or more")
-    if not sum(shares.values()) > 0:
-        raise MulliganError(f"{option}: at least one kind needs a share above 0")
 
 
 def demonstrations(
@@ -127,10 +104,7 @@ def _endless_faults(
 def _reflect(kind: str, fault: Fault, situation: Situation, rng: random.Random) -> tuple[str, str]:
     """Return a reflection and its kind, which is another where the one asked for has no room."""
     if kind == "vague":
-        sentence = rng.choice(_VAGUE)
-        if rng.random() < _VAGUE_ENDING_SHARE:
-            sentence = f"{sentence} {rng.choice(_VAGUE_ENDINGS)}"
-        return kind, sentence
+        return kind, vague(_VAGUE, _VAGUE_ENDINGS, rng)
     if kind.startswith("searching"):
         find = kind == "searching_right"
         search = _search(fault.call, situation.tools.get(fault.call.name, {}), find, rng)

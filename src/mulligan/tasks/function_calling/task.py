@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from mulligan.errors import MulliganError
 from mulligan.randomness import derive_seed
 from mulligan.tasks.base import Split, Task
+from mulligan.tasks.demonstrations import REFLECTION_SHARES, check_weights
 from mulligan.tasks.function_calling import demonstrations as warm_up
 from mulligan.tasks.function_calling.calls import REASONS, Call, compare_exactly, write_calls
 from mulligan.tasks.function_calling.clusters import clusters
@@ -59,9 +60,7 @@ class CallTask(Task):
     none, for models whose chat template says so itself."""
     answer_share: float = 0.4
     """The share of demonstrations that are a question and its answer."""
-    reflection_shares: Mapping[str, float] = field(
-        default_factory=lambda: dict(warm_up.REFLECTION_SHARES)
-    )
+    reflection_shares: Mapping[str, float] = field(default_factory=lambda: dict(REFLECTION_SHARES))
     """Weights of the kinds of reflection in the other demonstrations."""
     fault_shares: Mapping[str, float] = field(default_factory=lambda: dict(FAULT_SHARES))
     """Weights of the kinds of fault in their wrong attempts."""
@@ -78,9 +77,8 @@ class CallTask(Task):
                 raise MulliganError(f"{self.name}: {option} should be at least 1, but is {size}.")
         self.splits = splits_with(self.dev_share)
         self.without_split = WITHOUT_DEV_SHARE
-        reflections, faults = warm_up.REFLECTION_SHARES, FAULT_SHARES
-        warm_up.check_shares("reflection_shares", self.reflection_shares, reflections)
-        warm_up.check_shares("fault_shares", self.fault_shares, faults)
+        check_weights("reflection_shares", self.reflection_shares, REFLECTION_SHARES)
+        check_weights("fault_shares", self.fault_shares, FAULT_SHARES)
 
     @abstractmethod
     def all_problems(self) -> Iterable[Problem]:
