@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import accumulate
 from typing import Any
 
 from matplotlib import style
@@ -247,8 +248,9 @@ def _stack(axes: Axes, place: int, rows: Sequence[ReasonCount], looks: Sequence[
 
 def _moving_means(values: Sequence[float], reach: int) -> list[float]:
     """Return the mean of each value and up to ``reach`` values on either side of it."""
-    spans = [values[max(0, at - reach) : at + reach + 1] for at in range(len(values))]
-    return [sum(span) / len(span) for span in spans]
+    sums = [0.0, *accumulate(values)]
+    ends = [(max(0, at - reach), min(len(values), at + reach + 1)) for at in range(len(values))]
+    return [(sums[end] - sums[begin]) / (end - begin) for begin, end in ends]
 
 
 def _number(value: object) -> float | None:
