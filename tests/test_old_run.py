@@ -44,6 +44,17 @@ def test_it_goes_on_to_what_the_old_version_made_of_it(old_run):
         assert line["gradient_norm"] == pytest.approx(old_line["gradient_norm"], rel=1e-4)
 
 
+def test_a_large_old_run_is_not_gone_on_with_for_its_batches_had_another_order(
+    old_run, monkeypatch
+):
+    monkeypatch.setattr("mulligan.run.stages.SAME_IN_FORMAT_1", 4)
+    outcome = run_cli("run", "recipe.yaml", "train.stop_after=null", "--runs", "runs", "--resume")
+    assert outcome.code == 1
+    assert "drew batches from more than 4 failures in another order" in " ".join(
+        outcome.err.split()
+    )
+
+
 def test_it_ends_with_the_rates_that_the_old_version_found(old_run):
     run_cli("run", "recipe.yaml", "train.stop_after=null", "--runs", "runs", "--resume")
     outcome = run_cli("report", old_run, "--json")

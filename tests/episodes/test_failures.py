@@ -3,20 +3,11 @@ import sys
 import tracemalloc
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from mulligan.episodes.failures import (
-    FailureStore,
-    batch_positions,
-    failure_id,
-    find_failures,
-    permuted,
-)
+from mulligan.episodes.epochs import batch_positions
+from mulligan.episodes.failures import FailureStore, failure_id, find_failures
 from mulligan.errors import MulliganError
-from mulligan.randomness import derive_seed
 from mulligan.storage.records import encode
 from mulligan.types import Attempt, Completion, Failure, Problem, Sampling, Verdict
 
@@ -122,70 +113,6 @@ def test_a_batch_is_made_of_the_failures_at_its_positions(tmp_path):
     assert batch == [failure(int(number)) for number in batch_positions(10, 7, 2, 4)]
 
 
-def test_batches_are_fixed_for_good():
-    # A run that is resumed with a later version must see the same failures.
-    assert batch_positions(10, 7, 2, 4).tolist() == FIXED_SMALL
-    assert batch_positions(1_000_000, 7, 12_345, 4).tolist() == FIXED_LARGE
-
-
-FIXED_SMALL = [9, 8, 5, 6]
-FIXED_LARGE = [561455, 613961, 742767, 37610]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_every_epoch_sees_everything_once_and_no_batch_anything_twice(data):
-    count = data.draw(st.integers(1, 60))
-    size = data.draw(st.integers(1, count))
-    seed = data.draw(st.integers(0, 2**62))
-    steps = 5 * count // size + 1
-    batches = [batch_positions(count, seed, step, size).tolist() for step in range(steps)]
-    assert all(len(set(batch)) == size for batch in batches)
-    seen = [position for batch in batches for position in batch]
-    for epoch in range(len(seen) // count):
-        assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
-
-
-def test_epochs_and_seeds_have_orders_of_their_own():
-    orders = {tuple(batch_positions(20, seed, step, 20)) for seed in range(5) for step in range(5)}
-    assert len(orders) == 25
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 64, 1000, 4096, 4097, 10_001, 65_537])
-def test_a_permutation_reaches_every_place_once(count):
-    assert sorted(permuted(np.arange(count), count, seed=3).tolist()) == list(range(count))
-
-
-def chi_square(table, expected):
-    return float(((table - expected) ** 2 / expected).sum())
-
-
-def test_every_thing_is_equally_likely_at_every_place():
-    count, seeds = 10, 3000
-    table = np.zeros((count, count))
-    for seed in range(seeds):
-        table[
-            np.arange(count), permuted(np.arange(count), count, derive_seed(seed)).astype(int)
-        ] += 1
-    # 81 degrees of freedom: mean 81, standard deviation 12.7; 150 is 5.4 of them away.
-    assert chi_square(table, seeds / count) < 150
-
-
-def test_every_part_of_a_large_store_is_equally_likely_in_every_part_of_an_epoch():
-    count, table = 100_000, np.zeros((10, 10))
-    for seed in range(5):
-        things = permuted(np.arange(count), count, derive_seed(seed)).astype(int)
-        np.add.at(table, (np.arange(count) * 10 // count, things * 10 // count), 1)
-    assert chi_square(table, 5 * count / 100) < 150
-
-
-@pytest.mark.parametrize("count", [4000, 40_000])
-def test_neighbours_in_the_store_do_not_stay_neighbours(count):
-    order = permuted(np.arange(count), count, seed=0).astype(int)
-    assert abs(np.corrcoef(np.arange(count), order)[0, 1]) < 0.1
-    assert np.mean(np.abs(np.diff(order)) == 1) < 0.01
-
-
 def test_reading_and_sampling_take_memory_and_reads_that_do_not_grow_with_the_store(tmp_path):
     path = tmp_path / "failures.jsonl"
     line = write_store(path, 40_000)
@@ -200,7 +127,7 @@ def test_reading_and_sampling_take_memory_and_reads_that_do_not_grow_with_the_st
             pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 3_000_000  # bytes; the store itself has 35 MB
+    assert peak < 3_000_000  # bytes; the store itself has 35 MB, the order of an epoch 0.3 MB
 
 
 MEASURE = """
@@ -233,6 +160,8 @@ def test_a_million_failures_are_read_in_constant_memory_and_sampled_without_read
     )
     count, streamed, memory, sampled, seconds = map(float, result.stdout.split())
     assert count == streamed == 1_000_000
-    assert memory < 40_000_000  # bytes; the file has about 900 MB, its mapped index 16 MB
+    assert (
+        memory < 80_000_000
+    )  # bytes; the file has 900 MB, its mapped index 16, orders of epochs 8 each
     assert sampled < 100 * 8 * line * 1.1
     assert seconds < 5

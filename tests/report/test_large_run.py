@@ -44,7 +44,9 @@ def make_large_run(folder: Path) -> Path:
     run = make_run(folder, problems=2000)
     write_lines(run / "metrics.jsonl", metrics(STEPS, seed=0))
     write_lines(run / "timings.jsonl", timings(STEPS))
-    said = Completion(tuple(range(300)), "The sum is too small, so I have to multiply. " * 25, "stop")
+    said = Completion(
+        tuple(range(300)), "The sum is too small, so I have to multiply. " * 25, "stop"
+    )
     problem = Problem.create("Use the numbers 13 and 5 to make 8.", {"target": 8})
     attempt = Attempt(problem, tuple(range(100)), said, Verdict.wrong())
     failure = encode(Failure("f" * 16, attempt, "tiny", Sampling(0.9, 300)))

@@ -11,6 +11,7 @@ from pathlib import Path
 from mulligan.engines.base import require_token_ids, require_trainable
 from mulligan.engines.registry import find_engine
 from mulligan.episodes.collect import Collected, collect, collected_key
+from mulligan.episodes.epochs import SAME_IN_FORMAT_1
 from mulligan.episodes.failures import FailureStore
 from mulligan.errors import MulliganError
 from mulligan.evaluation.controls import controls_of
@@ -126,6 +127,12 @@ def train_stage(session: Session) -> None:
     done = Checkpoints(run.checkpoints, recipe.train.keep_checkpoints).newest()
     with session.progress("train", steps) as advance, FailureStore(run.failures) as store:
         advance(done or 0)
+        if done and recipe.format == 1 and len(store) > SAME_IN_FORMAT_1:
+            raise MulliganError(
+                f"{run.path} was begun by Mulligan 0.1.0, which drew batches from more than "
+                f"{SAME_IN_FORMAT_1:,} failures in another order. Finish it with that version, or "
+                "start a new run: `mulligan run` takes its config.yaml and name=..."
+            )
 
         def progress(line: StepMetrics) -> None:
             note = f"retries that pass {line.reward:.0%}, {line.reflection_tokens:.0f} tokens"
