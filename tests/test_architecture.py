@@ -14,7 +14,8 @@ SOURCE = Path(mulligan.__file__).parent
 FLOORS = (
     {"errors", "types", "randomness", "interrupt"},
     {"config", "storage"},
-    {"models", "logprobs", "objectives"},
+    {"models"},
+    {"logprobs", "objectives"},
     {"tasks", "engines"},
     {"verifiers"},
     {"episodes"},

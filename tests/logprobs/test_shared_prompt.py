@@ -11,8 +11,8 @@ from mulligan.logprobs.shared_prompt import (
     group_logprobs,
     model_logprobs,
     plain_logprobs,
-    why_not_shared,
 )
+from mulligan.models.architecture import why_not_shared
 from tiny_models import gradients, largest_difference, make_ids, make_model
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from mulligan.logprobs import attention
 from mulligan.logprobs.head import LogitShape, token_logprobs
 from mulligan.logprobs.packing import PackedGroup, pack, split_group
+from mulligan.models.architecture import length_of_fixed_positions, why_not_shared
 from mulligan.types import TokenIds
 
 logger = logging.getLogger("mulligan")
@@ -80,6 +81,9 @@ class GroupScorer(nn.Module):
         if reason is None:
             return "shared"
         objection = self._objection("plain", prompt_ids, completions)
+        limit = length_of_fixed_positions(self.model.config.get_text_config())
+        if limit is not None and limit < span:
+            objection = reason  # rows padded to one length would move each other's positions
         path: Path = "plain" if objection is None else "model"
         self._say(path, objection or reason)
         return path
@@ -184,31 +188,6 @@ def model_logprobs(
 
 
 PATHS = {"shared": group_logprobs, "plain": plain_logprobs, "model": model_logprobs}
-
-
-def why_not_shared(model: PreTrainedModel, span: int) -> str | None:
-    """Return why a model cannot take the shared path, or ``None`` when nothing speaks against it.
-
-    Args:
-        model: the model, in the mode (training or not) in which it will run.
-        span: tokens of the prompt and the longest completion together.
-    """
-    config = model.config.get_text_config()
-    dropout = getattr(config, "attention_dropout", 0.0) or getattr(config, "attn_pdrop", 0.0)
-    if model.training and dropout:
-        return f"attention dropout of {dropout} in training"
-    if getattr(config, "attn_logit_softcapping", None):
-        return f"attention scores soft-capped at {config.attn_logit_softcapping}"
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if not kinds <= {"full_attention", "sliding_attention"}:
-        return f"layers that are not plain attention: {', '.join(sorted(kinds))}"
-    window = getattr(config, "sliding_window", None)
-    slides = "sliding_attention" in kinds or getattr(config, "layer_types", None) is None
-    if window and slides and window < span:
-        return f"a sliding window of {window} tokens over a span of {span}"
-    if model._is_stateful or not (model._can_set_attn_implementation() and model._supports_sdpa):
-        return f"{type(model).__name__} does not use transformers' attention interface"
-    return None
 
 
 def disagreement(

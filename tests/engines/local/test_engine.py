@@ -404,4 +404,4 @@ def test_the_plain_path_draws_the_samples_of_the_fast_one():
 def plain_examination():
     from mulligan.engines.local.compatibility import Examination
 
-    return Examination(token_bytes=1024, reason="the test wants it")
+    return Examination(token_bytes=1024, reason="the test wants it", pads=True)

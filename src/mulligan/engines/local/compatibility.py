@@ -1,19 +1,20 @@
 """Whether a model can attend over trunks and branches, found out before it is relied on.
 
-Two questions: does its configuration name a kind of attention that is not computed here, and do a
+Two questions: does its architecture name a kind of attention that is not computed here, and do a
 few random tokens give the same logits both ways.
 """
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from mulligan.engines.local.attention import Layout, StreamCache, stream_attention
+from mulligan.engines.local.plain import left_padded
 from mulligan.engines.local.prefix_cache import Block
+from mulligan.models.architecture import may_be_padded, why_not_shared
 
 logger = logging.getLogger("mulligan")
 
@@ -22,7 +23,6 @@ _TRUNK, _BRANCHES = 7, (3, 2)
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Mean difference of logits, in their standard deviations, that rounding explains."""
 _TOLERANCE_OF_HALF = 0.1
-_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,51 +33,56 @@ class Examination:
     """Keys and values of one token, all layers; an estimate where the fast path is refused."""
     reason: str | None
     """Why the model must generate plainly, if it must."""
-
-
-def reason_for_plain_path(config: Any, longest: int) -> str | None:
-    """Return why sequences of this length cannot share a trunk by the model's configuration."""
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None) or []
-    slides = not kinds or any(kind != "full_attention" for kind in kinds)
-    if window is not None and slides and longest > window:
-        return f"its sliding window of {window} tokens is shorter than the sequences of {longest}"
-    other = {kind for kind in kinds if kind not in ("full_attention", "sliding_attention")}
-    if other:
-        return f"it has layers of the kind {sorted(other)[0]!r}"
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in _LENGTH_DEPENDENT_ROPE:
-        return f"its positions ({rope['rope_type']} rope) depend on the length of the batch"
-    return None
+    pads: bool
+    """Whether rows of unequal length may run together there."""
 
 
 @torch.no_grad()
 def examine(model: PreTrainedModel) -> Examination:
     """Run a few random tokens through the fast path and through the model's own attention."""
-    if not getattr(model, "_supports_attention_backend", False):
-        reason = "it does not go through transformers' attention interface"
-        return Examination(_estimated_token_bytes(model), reason)
     total = _TRUNK + sum(_BRANCHES)
-    if (refusal := reason_for_plain_path(model.config, total)) is not None:
-        return Examination(_estimated_token_bytes(model), refusal)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.vocab_size, (total,), generator=generator).to(model.device)
-    trunk_ids, first, second = torch.split(ids, [_TRUNK, *_BRANCHES])
+    pads = _padding_holds(model, ids)
+    reason = why_not_shared(model, total)
     block = Block(1, _TRUNK)
+    if reason is None:
+        reason = _why_not_as_plain(model, ids, block)
+    if reason is not None:
+        return Examination(_estimated_token_bytes(model), reason, pads)
+    return Examination(block.nbytes // _TRUNK, None, pads)
+
+
+def _why_not_as_plain(model: PreTrainedModel, ids: Tensor, block: Block) -> str | None:
+    """Return how the fast path differs from the model's own attention, or ``None``."""
+    trunk_ids, first, second = torch.split(ids, [_TRUNK, *_BRANCHES])
     # Whatever a foreign architecture may raise here, the answer is the plain path.
     try:
         with stream_attention(model):
             shared = _shared(model, block, trunk_ids, torch.cat([first, second]))
     except Exception as error:
         logger.debug("The fast path failed on %s", type(model).__name__, exc_info=True)
-        reason = f"its attention cannot share a trunk ({type(error).__name__}: {error})"
-        return Examination(_estimated_token_bytes(model), reason)
+        return f"its attention cannot share a trunk ({type(error).__name__}: {error})"
     plain = torch.cat([_plain(model, trunk_ids, branch) for branch in (first, second)])
     difference = ((shared - plain).abs().mean() / plain.std()).item()
-    if not difference <= _TOLERANCE.get(model.dtype, _TOLERANCE_OF_HALF):
-        reason = f"its logits would change by {difference:.2g} standard deviations"
-        return Examination(_estimated_token_bytes(model), reason)
-    return Examination(block.nbytes // _TRUNK, None)
+    if difference <= _TOLERANCE.get(model.dtype, _TOLERANCE_OF_HALF):
+        return None
+    return f"its logits would change by {difference:.2g} standard deviations"
+
+
+def _padding_holds(model: PreTrainedModel, ids: Tensor) -> bool:
+    """Whether a row padded on the left has the logits that it has alone."""
+    if not may_be_padded(model, len(ids)):
+        return False
+    short = ids[:_TRUNK].tolist()
+    try:
+        both = model(**left_padded([short, ids.tolist()], ids.device), use_cache=False).logits
+    except Exception:  # a foreign architecture may take no positions
+        logger.debug("Padding failed on %s", type(model).__name__, exc_info=True)
+        return False
+    alone = model(input_ids=ids[None, :_TRUNK], use_cache=False).logits[0].float()
+    difference = (both[0, -_TRUNK:].float() - alone).abs().mean() / alone.std()
+    return bool(difference <= _TOLERANCE.get(model.dtype, _TOLERANCE_OF_HALF))
 
 
 def _shared(model: PreTrainedModel, trunk: Block, trunk_ids: Tensor, branches: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mulligan.engines.base import Abilities
 from mulligan.engines.local.attention import stream_attention
-from mulligan.engines.local.compatibility import Examination, examine, reason_for_plain_path
+from mulligan.engines.local.compatibility import Examination, examine
 from mulligan.engines.local.decoding import PlannedPrompt, Wave
 from mulligan.engines.local.inference_copy import InferenceCopy
 from mulligan.engines.local.plain import Sampled, generate_plainly
@@ -23,6 +23,7 @@ from mulligan.engines.local.planning import Plan
 from mulligan.engines.local.prefix_cache import PrefixStore, common_length
 from mulligan.engines.local.sampling import draw, uniforms
 from mulligan.errors import MulliganError
+from mulligan.models.architecture import may_be_padded, why_not_shared
 from mulligan.models.template import stop_ids
 from mulligan.types import Completion, Sampling, TokenIds
 
@@ -141,7 +142,7 @@ class LocalEngine:
         if self._examination is None:
             self._examination = examine(self.model)
         longest = max(map(len, prompts)) + sampling.max_tokens
-        reason = self._examination.reason or reason_for_plain_path(self.model.config, longest)
+        reason = self._examination.reason or why_not_shared(self.model, longest)
         if reason:
             return self._generate_plainly(prompts, n, sampling, reason)
         plan = Plan(prompts, n, sampling, self._store, self._memory, self._examination.token_bytes)
@@ -176,6 +177,7 @@ class LocalEngine:
     ) -> dict[tuple[int, int], Completion]:
         assert self._examination is not None
         token_bytes = self._examination.token_bytes
+        longest = max(map(len, prompts)) + sampling.max_tokens
         name = type(self.model).__name__
         self._say_once(
             f"plain: {reason}",
@@ -197,6 +199,7 @@ class LocalEngine:
             self._eos_ids,
             lambda length: max(1, self._memory // (length * token_bytes)),
             draw_for,
+            pad=self._examination.pads and may_be_padded(self.model, longest),
         )
         return {
             index: self._completion(tokens, logprobs)
