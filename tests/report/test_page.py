@@ -12,8 +12,9 @@ from mulligan.errors import MulliganError
 from mulligan.evaluation.results import compute
 from mulligan.report import episodes
 from mulligan.report.inputs import read_run
+from mulligan.report.layout import POLICY
 from mulligan.report.markup import visible
-from mulligan.report.page import POLICY, render, write_report
+from mulligan.report.page import render, write_report
 from mulligan.report.table import points, table
 from mulligan.types import Answer, Verdict
 

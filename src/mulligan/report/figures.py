@@ -77,7 +77,7 @@ _LONGEST_IN_TWO_COLUMNS = 29
 _CURVE_PLACE = (0.135, 0.235, 0.845, 0.735)
 """Left, bottom, width and height of a curve's axes: the same for all, so that steps line up."""
 
-_STYLED = style.context(["default", _STYLE])
+STYLED = style.context(["default", _STYLE])
 """Decorates what draws, so that neither the user's own style nor ours leaks into the other."""
 
 
@@ -104,11 +104,11 @@ TRAINING_CURVES = (
 WARMUP_CURVE = Curve("loss", "Warm-up loss")
 
 
-@_STYLED
+@STYLED
 def rates_figure(table: Table) -> Html:
     """Draw every column's rate and interval, before and after training."""
     columns = [name for name in COLUMNS if any(table.cell(name, when) for when in TIMES)]
-    figure, axes = _figure(height=0.52 * len(columns) + 0.75)
+    figure, axes = new_figure(height=0.52 * len(columns) + 0.75)
     for row, column in enumerate(columns):
         for when, offset in (("before", -0.14), ("after", 0.14)):
             cell = table.cell(column, when)
@@ -130,13 +130,13 @@ def rates_figure(table: Table) -> Html:
     description = "; ".join(
         f"{TITLES[cell.column]} {cell.when} training {cell.rate:.1%}" for cell in table.cells
     )
-    return _drawn(figure, "Solved, with 95% intervals", description)
+    return drawn(figure, "Solved, with 95% intervals", description)
 
 
 _MARKERS = {"before": "o", "after": "D"}
 
 
-@_STYLED
+@STYLED
 def reasons_figure(table: Table) -> Html:
     """Draw the share of each of the verifier's reasons as stacked bars."""
     bars = {
@@ -148,7 +148,9 @@ def reasons_figure(table: Table) -> Html:
     looks = _looks(row for rows in bars.values() for row in rows)
     longest = max((len(look.label) for look in looks), default=0)
     columns = 2 if longest <= _LONGEST_IN_TWO_COLUMNS else 1
-    figure, axes = _figure(height=0.42 * len(bars) + 0.55 + 0.2 * math.ceil(len(looks) / columns))
+    figure, axes = new_figure(
+        height=0.42 * len(bars) + 0.55 + 0.2 * math.ceil(len(looks) / columns)
+    )
     for place, rows in enumerate(bars.values()):
         _stack(axes, place, rows, looks)
     axes.set_yticks(range(len(bars)), list(bars))
@@ -171,10 +173,10 @@ def reasons_figure(table: Table) -> Html:
         f"{name}: " + ", ".join(f"{reason_name(row.reason)} {row.count}" for row in rows)
         for name, rows in bars.items()
     )
-    return _drawn(figure, "What the verifier said", description)
+    return drawn(figure, "What the verifier said", description)
 
 
-@_STYLED
+@STYLED
 def curve_figure(curve: Curve, rows: Sequence[Mapping[str, object]]) -> Html | None:
     """Draw one number over steps, thin, and its moving mean, thick; None where there is none."""
     points = [
@@ -198,7 +200,7 @@ def curve_figure(curve: Curve, rows: Sequence[Mapping[str, object]]) -> Html | N
     if curve.is_share:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     description = f"from {means[0]:.4g} at step {steps[0]:g} to {means[-1]:.4g} at {steps[-1]:g}"
-    return _drawn(figure, curve.title, description)
+    return drawn(figure, curve.title, description)
 
 
 def reason_name(reason: str) -> str:
@@ -262,13 +264,13 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
+def new_figure(height: float) -> tuple[Figure, Axes]:
     """Return a figure whose axes leave as much room as their labels need."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _drawn(figure: Figure, caption: str, description: str) -> Html:
+def drawn(figure: Figure, caption: str, description: str) -> Html:
     """Return the figure as markup; ``description`` tells its content to who cannot see it."""
     buffer = StringIO()
     with warnings.catch_warnings():

@@ -1,11 +1,6 @@
-"""The report: a run's folder becomes one HTML file, without scripts and without network.
-
-The page's Content-Security-Policy allows inline styles and nothing else, so that even text that
-slipped through escaping could load nothing and run nothing.
-"""
+"""The report: a run's folder becomes one HTML file, without scripts and without network."""
 
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from statistics import median
 
@@ -21,6 +16,7 @@ from mulligan.report.figures import (
     reasons_figure,
 )
 from mulligan.report.inputs import RunContent, read_run
+from mulligan.report.layout import document, grid, section, stacked
 from mulligan.report.markup import Html, element, together
 from mulligan.report.settings import commands, stages, versions
 from mulligan.report.summary import evaluated, summary
@@ -34,9 +30,6 @@ from mulligan.report.table import (
     unjudged_text,
 )
 from mulligan.storage.atomic import write_atomically
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""No script, no request, no frame; only the page's own styles."""
 
 _HEADINGS = ("Before training", "After training")
 
@@ -70,18 +63,7 @@ def write_report(run: Path) -> Path:
 
 def render(run: RunContent) -> str:
     """Return the whole page."""
-    style = files("mulligan.report").joinpath("page.css").read_text(encoding="utf-8")
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("title", f"Mulligan: {run.name}"),
-        element("style", Html(style)),
-    )
-    body = element("body", element("main", *_sections(run)))
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+    return document(run.name, *_sections(run))
 
 
 def _sections(run: RunContent) -> Iterator[Html]:
@@ -91,16 +73,12 @@ def _sections(run: RunContent) -> Iterator[Html]:
         element("h1", run.name),
         *(element("p", paragraph, class_="lede") for paragraph in summary(run)),
     )
-    yield _section("The result", *_result(run.table))
-    yield _section("Wrong answers and unreadable ones", *_reasons(run.table))
-    yield _section("Training", *_training(run))
-    yield _section("Episodes", *_episodes(run))
-    yield _section("Stages and settings", *stages(run))
-    yield _section("Make these numbers again", *commands(run), *versions(run))
-
-
-def _section(title: str, *content: str) -> Html:
-    return element("section", element("h2", title), *content)
+    yield section("The result", *_result(run.table))
+    yield section("Wrong answers and unreadable ones", *_reasons(run.table))
+    yield section("Training", *_training(run))
+    yield section("Episodes", *_episodes(run))
+    yield section("Stages and settings", *stages(run))
+    yield section("Make these numbers again", *commands(run), *versions(run))
 
 
 def _missing(sentence: str) -> Html:
@@ -131,9 +109,9 @@ def _rates_table(table: Table) -> Html:
         cells = [table.cell(column, when) for when in TIMES]
         if any(cells):
             shown = [
-                _stacked(percent(c.rate), _span(c.low, c.high), f"{c.passed:,} of {c.n:,}")
+                stacked(percent(c.rate), _span(c.low, c.high), f"{c.passed:,} of {c.n:,}")
                 if c
-                else _stacked(NOTHING)
+                else stacked(NOTHING)
                 for c in cells
             ]
             rows.append((TITLES[column], *shown, _difference(table.difference(column))))
@@ -141,10 +119,10 @@ def _rates_table(table: Table) -> Html:
     added = [_difference(against.get(when)) for when in TIMES]
     change = _difference(table.difference("reflection_over_nothing"))
     rows.append(("What reflection adds to asking again", *added, change))
-    gains = [_stacked(gain_text(table, when)) for when in TIMES]
+    gains = [stacked(gain_text(table, when)) for when in TIMES]
     gain = _difference(table.difference("gain_with_second_chance"))
     rows.append(("Gain from reflecting", *gains, gain))
-    return _grid(("Solved", *_HEADINGS, "Difference, points"), rows, "rates")
+    return grid(("Solved", *_HEADINGS, "Difference, points"), rows, "rates")
 
 
 def _control_table(table: Table) -> Html:
@@ -154,34 +132,18 @@ def _control_table(table: Table) -> Html:
         if found:
             name = f"After reflection minus “{TITLES[control]}”"
             rows.append((name, *(_difference(found.get(when)) for when in TIMES)))
-    return _grid(("Points", *_HEADINGS), rows, "rates")
+    return grid(("Points", *_HEADINGS), rows, "rates")
 
 
 def _difference(row: Difference | ControlDifference | None) -> Html:
     if row is None:
-        return _stacked(NOTHING)
+        return stacked(NOTHING)
     mark = "" if row.low > 0 or row.high < 0 else "includes zero"
-    return _stacked(points(row.difference), f"{points(row.low)} to {points(row.high)}", mark)
+    return stacked(points(row.difference), f"{points(row.low)} to {points(row.high)}", mark)
 
 
 def _span(low: float, high: float) -> str:
     return f"{100 * low:.1f}–{100 * high:.1f}"
-
-
-def _stacked(value: str, *notes: str) -> Html:
-    """Return a cell: the number, and under it what belongs to it."""
-    small = (element("small", note) for note in notes if note)
-    return together(element("b", value), *small)
-
-
-def _grid(headings: tuple[str, ...], rows: list[tuple[str, ...]], kind: str) -> Html:
-    head = element("tr", *(element("th", heading, scope="col") for heading in headings))
-    body = (
-        element("tr", element("th", first, scope="row"), *(element("td", cell) for cell in cells))
-        for first, *cells in rows
-    )
-    table = element("table", element("thead", head), element("tbody", *body), class_=kind)
-    return element("div", table, class_="wide")
 
 
 def _reasons(table: Table) -> Iterator[Html]:
@@ -190,7 +152,7 @@ def _reasons(table: Table) -> Iterator[Html]:
         return
     about = element("div", element("p", _ABOUT_FORMAT))
     yield element("div", reasons_figure(table), about, class_="charts")
-    yield _grid(("", *_HEADINGS), list(_side_rows(table)), "plain")
+    yield grid(("", *_HEADINGS), list(_side_rows(table)), "plain")
 
 
 def _side_rows(table: Table) -> Iterator[tuple[str, ...]]:
