@@ -1,6 +1,6 @@
 """One whole optimiser step of the method, from failures to updated weights, against TRL.
 
-The work is described in ``workload``. Ours is ``Trainer``'s own step: follow the policy, reflect,
+The work is described in ``workload``. Ours is the trainer's own step: send the weights, reflect,
 retry, judge, and update float32 weights with AdamW under bfloat16 autocast. TRL's is one step of
 ``GRPOTrainer.train()`` with a ``rollout_func`` that reflects and retries by ``generate``, and a
 reward function that passes the retry's verdict on. TRL holds its weights in bfloat16 and has
@@ -25,10 +25,13 @@ from benchmarks.workload import FAILURES, MODEL, REFLECTION, RETRY, SAMPLES, TEM
 from mulligan.config import Recipe
 from mulligan.engines.local.engine import LocalEngine
 from mulligan.episodes.failures import FailureStore
-from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.models.load import load_model
-from mulligan.storage.run_folder import RunFolder
-from mulligan.trainer.loop import Sums, Trainer
+from mulligan.objectives.base import Evidence
+from mulligan.objectives.objective import make_objective
+from mulligan.tasks.countdown.task import Countdown
+from mulligan.trainer.rollouts import Rollouts
+from mulligan.trainer.update import make_updater
+from mulligan.verifiers.pool import InProcessVerifier
 
 LEARNING_RATE = 1e-6
 Step = Callable[[int], float]
@@ -93,22 +96,14 @@ def ours(folder: Path) -> Step:
         }
     )
     engine = LocalEngine(policy, tokenizer, dtype=torch.bfloat16, eos_ids=work.stops)
-    trainer = Trainer(
-        policy=policy,
-        tokenizer=tokenizer,
-        engine=engine,
-        store=store,
-        conversations=work.conversations,
-        verify=work.verify,
-        recipe=recipe,
-        run=RunFolder(folder),
-        stop=lambda: False,
-    )
-    scorer, learner = GroupScorer(policy), trainer.learner()
+    objective = make_objective(recipe)
+    rollouts = Rollouts(engine, work.conversations, work.verify, store, recipe, objective.samples)
+    updater = make_updater(policy, objective.loss, recipe)
+    evidence = Evidence(0, InProcessVerifier(Countdown()))
 
     def step(number: int) -> None:
         engine.update_weights(policy, version=number)
-        learner.update(trainer.losses(trainer.rollout(number), scorer, None, Sums()))
+        updater.update(objective.score(rollouts.groups(number), evidence))
 
     return lambda number: seconds(partial(step, number), policy.device)
 

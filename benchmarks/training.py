@@ -26,10 +26,12 @@ from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.machine import Machine, measure, middle, seconds
+from mulligan.config import Train
 from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.models.load import DEFAULT_MODEL, load_model, load_tokenizer
 from mulligan.objectives.advantages import group_advantages
-from mulligan.objectives.loss import grpo_loss, loss_normaliser
+from mulligan.objectives.base import Scores
+from mulligan.objectives.losses.dapo import Dapo
 
 Shape = tuple[int, int, int]
 """Prompt tokens, completion tokens, completions."""
@@ -176,13 +178,13 @@ def ours(checkpointing: bool = False) -> Step:
     model = benchmark_model()
     if checkpointing:
         model.gradient_checkpointing_enable()
-    scorer = GroupScorer(model)
+    scorer, dapo = GroupScorer(model), Dapo(Train(steps=1, kl_beta=0.0), 0)
 
     def step(shape: Shape) -> None:
         prompt_ids, completions, rewards_G = group(shape)
         logprobs_GR, mask_GR = scorer(prompt_ids, completions, TEMPERATURE)
-        normaliser = loss_normaliser("dapo", [len(ids) for ids in completions], shape[1])
-        loss, _ = grpo_loss(logprobs_GR, mask_GR, group_advantages(rewards_G), normaliser)
+        scores = Scores(logprobs_GR, mask_GR, group_advantages(rewards_G))
+        loss, _ = dapo(scores, float(sum(map(len, completions))))
         loss.backward()
         model.zero_grad()
 

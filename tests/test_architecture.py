@@ -15,10 +15,11 @@ FLOORS = (
     {"errors", "types", "randomness", "interrupt"},
     {"config", "storage"},
     {"models"},
-    {"logprobs", "objectives"},
+    {"logprobs"},
     {"tasks", "engines"},
     {"verifiers"},
     {"episodes"},
+    {"objectives"},
     {"trainer", "evaluation"},
     {"report"},
     {"run"},
@@ -28,7 +29,7 @@ FLOORS = (
 """From the bottom. A name is a file, or a folder with everything in it."""
 
 TORCH = {"models", "engines", "logprobs", "objectives", "trainer", "storage"}
-TORCH_LATE = {"run", "models", "storage"}
+TORCH_LATE = {"run", "models", "storage", "objectives"}
 """These import torch within functions only, so that the command line starts at once."""
 
 LONGEST_FUNCTION = 60

@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from mulligan.storage import line_index
 from mulligan.storage.atomic import write_atomically
 from mulligan.storage.lock import hold
 from mulligan.storage.records import RecordLog
-from mulligan.types import Group, Sampling
+from mulligan.types import Sampling, ScoredGroup
 from tiny import lines, run_cli, write_recipe
 
 TESTS = Path(__file__).parent
@@ -412,8 +413,7 @@ def test_reflections_that_are_empty_or_cut_off_are_episodes_like_others(
     for group in groups:
         assert [episode.reflection.finish_reason for episode in group.episodes] == [ending] * 4
         assert all(len(episode.reflection.token_ids) >= 1 for episode in group.episodes)
-        assert group.rewards_G == (1.0, 0.0, 1.0, 0.0)
-        assert sum(group.advantages_G) == pytest.approx(0)
+        assert [e.verdict.passed for e in group.episodes] == [True, False, True, False]
 
 
 def test_no_part_of_a_group_is_trained_on(tiny_run, tiny_tokenizer):
@@ -448,16 +448,14 @@ def scripted_groups(run, tokenizer, text, limit, missing=0):
         )
 
 
-@pytest.mark.parametrize(
-    ("rewards", "advantages"),
-    [((0.5,), (0.0,)), ((float("nan"),), (0.0,)), ((1.0, 0.0), (0.0,)), ((), ())],
-)
-def test_a_group_takes_rewards_of_0_and_1_only_and_one_for_each_episode(
+@pytest.mark.parametrize(("rewards", "advantages"), [((1.0, 0.0), (0.0,)), ((), ()), ((1.0,), ())])
+def test_a_group_takes_one_reward_and_one_advantage_for_each_episode(
     tiny_run, tiny_tokenizer, rewards, advantages
 ):
     [group, _] = scripted_groups(tiny_run, tiny_tokenizer, "so", 6)
-    with pytest.raises(ValueError, match="one reward, 0 or 1, and one advantage for each of its 1"):
-        Group(group.failure, group.prompt_ids, group.episodes[:1], rewards, advantages)
+    alone = replace(group, episodes=group.episodes[:1])
+    with pytest.raises(ValueError, match="one reward and one advantage for each of its 1 episodes"):
+        ScoredGroup(alone, rewards, advantages, (), True)
 
 
 def test_a_group_of_one_is_refused_by_the_recipe(tiny_llama, tmp_path):

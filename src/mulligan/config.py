@@ -48,6 +48,9 @@ RENAMED = {
 }
 """Names of earlier versions and what they are called now; sections come before their settings."""
 
+DEFAULTS_OF_FORMAT_1 = {"train.kl_form": "unbiased"}
+"""What a run of format 1 does where its recipe says nothing, other than the defaults below."""
+
 log = logging.getLogger("mulligan")
 
 
@@ -172,7 +175,17 @@ EngineSettings = Annotated[
 
 
 class Train(Section):
-    """GRPO on the tokens of the reflection."""
+    """Which reward, which tokens, which loss, and how the steps are made.
+
+    The method is the reward ``verdict`` on the tokens of the ``reflection``.
+    """
+
+    reward: str = "verdict"
+    """What an episode is worth; ``mulligan objectives`` lists what there is."""
+    learn: str = "reflection"
+    """The tokens that get the gradient."""
+    loss: str = "grpo"
+    """How rewards become a gradient."""
 
     steps: PositiveInt
     """Optimiser steps; the learning rate's schedule spans them all."""
@@ -191,10 +204,16 @@ class Train(Section):
     """Bound on the gradient's norm."""
     kl_beta: NonNegative = 0.001
     """Weight of the KL divergence from the reference policy; 0 switches the reference off."""
-    loss: Literal["grpo", "dapo", "dr_grpo"] = "grpo"
-    """How token losses are averaged, by TRL's names."""
+    kl_form: Literal["k3", "unbiased"] = "k3"
+    """The KL term as GRPO was published, or weighed by the ratio, which unbiases its gradient."""
+    epsilon_low: Share = 0.2
+    """How far the ratio to the policy that sampled may fall below 1 before it is clipped."""
+    epsilon_high: NonNegative = 0.2
+    """How far it may rise above 1."""
     scale_advantages: bool = True
     """Whether advantages are divided by the standard deviation of the group's rewards."""
+    mask_truncated: bool = False
+    """Whether completions that the token limit cut off learn nothing."""
     dead_groups: Literal["skip", "keep"] = "skip"
     """Whether groups whose rewards are all equal are left out of the backward pass."""
     tokens_at_once: PositiveInt = 16384
@@ -394,8 +413,11 @@ def check_recipe(settings: Mapping[str, Any], source: str) -> Recipe:
     Raises:
         MulliganError: an unknown name, a wrong value, or one setting under two names.
     """
+    settings = with_new_names(settings, source)
+    if settings.get("format") == 1:
+        _fill(settings, DEFAULTS_OF_FORMAT_1)
     try:
-        return Recipe.model_validate(with_new_names(settings, source))
+        return Recipe.model_validate(settings)
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(each)}" for each in error.errors())
         raise MulliganError(f"{source} is not a valid recipe:\n{problems}") from None
@@ -458,6 +480,14 @@ def _put(settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
             target[section] = {}
         target = target[section]
     target[name] = value
+
+
+def _fill(settings: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Set what is missing in sections that are there; where one is not, the recipe is wrong."""
+    for path, value in defaults.items():
+        section, _, name = path.partition(".")
+        if isinstance(settings.get(section), dict):
+            settings[section].setdefault(name, value)
 
 
 @cache

@@ -190,10 +190,12 @@ class Episode:
     failure_id: str
     sample: int
     """Which of the group's G episodes this is."""
-    reflection: Completion
-    retry: Completion
-    verdict: Verdict
-    """The verifier's word on the retry."""
+    reflection: Completion | None
+    """``None`` where the problem is tried afresh, without the failure and a reflection on it."""
+    retry: Completion | None
+    """``None`` where none is sampled, because the reward needs none."""
+    verdict: Verdict | None
+    """The verifier's word on the retry, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,19 +204,48 @@ class Group:
 
     failure: Failure
     prompt_ids: TokenIds
-    """The conversation up to the reflection request: the prompt that all G reflections share."""
+    """The prompt that all G episodes share: the conversation up to the reflection request, or the
+    problem alone where it is tried afresh."""
     episodes: tuple[Episode, ...]
+    """Those that could be judged: an episode whose verifier broke is left out."""
+    retry_prompts_G: tuple[TokenIds, ...] = ()
+    """The prompt of each episode's retry after its reflection; empty where there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a loss sees of an episode; spans that share a prompt stay together."""
+
+    prompt_ids: TokenIds
+    token_ids: TokenIds
+    """What follows the prompt: a reflection, or more of the conversation."""
+    learns: tuple[bool, ...]
+    """Which of the tokens get a gradient: some that the policy sampled, never any other."""
+    advantage: float
+    """What the loss made of the reward: positive where the tokens should become likelier."""
+    logprobs: tuple[float, ...] | None
+    """Each token's log-probability when it was sampled, 0 where it does not learn; ``None`` where
+    the engine gave none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A group with what an objective made of it."""
+
+    group: Group
     rewards_G: tuple[float, ...]
-    """1 where the retry passed, else 0."""
     advantages_G: tuple[float, ...]
+    spans: tuple[Span, ...]
+    teaches: bool
+    """Whether its rewards tell the loss anything: usually, whether they differ."""
 
     def __post_init__(self) -> None:
-        """Check that everything in a group is there for each episode, and rewards are rewards."""
-        lengths = {len(self.episodes), len(self.rewards_G), len(self.advantages_G)}
-        if len(lengths) > 1 or not {*self.rewards_G} <= {0.0, 1.0}:
+        """Check that there is a reward and an advantage for each episode."""
+        sizes = {len(self.group.episodes), len(self.rewards_G), len(self.advantages_G)}
+        if len(sizes) > 1:
             raise ValueError(
-                "a group needs one reward, 0 or 1, and one advantage for each of its "
-                f"{len(self.episodes)} episodes; got {self.rewards_G} and {self.advantages_G}"
+                "a group needs one reward and one advantage for each of its "
+                f"{len(self.group.episodes)} episodes; got {self.rewards_G} and {self.advantages_G}"
             )
 
 
@@ -244,9 +275,9 @@ class TrainedEpisode:
     sample: int
     reward: float
     advantage: float
-    reflection: Written
-    retry: Written
-    verdict: Verdict
+    reflection: Written | None
+    retry: Written | None
+    verdict: Verdict | None
 
     @classmethod
     def of(cls, step: int, episode: Episode, reward: float, advantage: float) -> Self:
@@ -257,8 +288,8 @@ class TrainedEpisode:
             sample=episode.sample,
             reward=reward,
             advantage=advantage,
-            reflection=Written.of(episode.reflection),
-            retry=Written.of(episode.retry),
+            reflection=Written.of(episode.reflection) if episode.reflection else None,
+            retry=Written.of(episode.retry) if episode.retry else None,
             verdict=episode.verdict,
         )
 
@@ -269,8 +300,57 @@ class TrainedEpisode:
 
 
 @dataclass(frozen=True, slots=True)
+class StepMetrics:
+    """A line of ``metrics.jsonl``; nothing in it depends on the clock."""
+
+    step: int
+    reward: float
+    """Mean reward of the step's episodes; of the method, the share of retries that passed."""
+    reflection_tokens: float
+    """Mean length of a reflection."""
+    truncated: float
+    """Share of reflections that the token limit cut off."""
+    live_groups: int
+    """Groups that teach: usually, those with different rewards."""
+    dead_groups: int
+    unjudged: int
+    """Episodes left out because the verifier broke."""
+    loss: float | None
+    """None where it was not finite."""
+    kl: float
+    """Mean KL estimate from the reference, in nats per token; 0 without a reference."""
+    gradient_norm: float | None
+    """Before clipping."""
+    learning_rate: float
+    logprob_mismatch: float
+    """Mean absolute difference between the engine's and the trainer's log-probs of a token."""
+    skipped: bool
+    """Whether the update was left out because loss or gradient was not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTiming:
+    """A line of ``timings.jsonl``, in seconds."""
+
+    step: int
+    rollout: float
+    update: float
+
+
+@dataclass(frozen=True, slots=True)
+class SftStep:
+    """A line of ``warmup.jsonl``."""
+
+    step: int
+    loss: float
+    """Mean negative log-likelihood of a trained token, in nats."""
+    gradient_norm: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A conversation for supervised warm-up: an answer, or a failure mended by reflection."""
+    """A conversation to fine-tune on: an answer, or a failure put right after a reflection."""
 
     problem: Problem
     attempt: str

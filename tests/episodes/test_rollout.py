@@ -2,7 +2,7 @@ import pytest
 
 from mulligan.engines.scripted import ScriptedEngine
 from mulligan.episodes.conversation import Conversations
-from mulligan.episodes.rollout import answer, attempt, reflect_and_retry
+from mulligan.episodes.rollout import answer, attempt, reflect, reflect_and_retry, try_afresh
 from mulligan.types import Attempt, Failure, Problem, Sampling, Verdict
 from tiny import said
 
@@ -29,10 +29,10 @@ def failure(tokenizer, speak, number):
     return Failure(f"failure-{number}", tried, "tiny", WRITE)
 
 
-def rollout(tokenizer, speak, script, failures=2, group_size=3, **options):
+def rollout(tokenizer, speak, script, failures=2, group_size=3):
     engine = ScriptedEngine(script, tokenizer)
     stored = [failure(tokenizer, speak, number) for number in range(failures)]
-    groups = reflect_and_retry(engine, speak, judge, stored, group_size, THINK, WRITE, **options)
+    groups = reflect_and_retry(engine, speak, judge, stored, group_size, THINK, WRITE)
     return engine, groups
 
 
@@ -58,40 +58,48 @@ def test_each_answer_is_judged_against_its_own_problem(tiny_tokenizer, speak):
     assert [verdict.passed for _, verdict in judged] == [True, False, True]
 
 
-def test_a_passing_retry_rewards_its_own_reflection_with_one_and_a_failing_one_with_nothing(
-    tiny_tokenizer, speak
-):
+def passed(group):
+    return [episode.verdict.passed for episode in group.episodes]
+
+
+def test_each_reflection_has_its_own_retry_and_verdict(tiny_tokenizer, speak):
     texts = [f"r{number}" for number in range(6)] + ["yes", "no", "no", "no", "yes", "yes"]
     _, (first, second) = rollout(tiny_tokenizer, speak, texts)
-    assert first.rewards_G == (1.0, 0.0, 0.0)
-    assert second.rewards_G == (0.0, 1.0, 1.0)
+    assert passed(first) == [True, False, False]
+    assert passed(second) == [False, True, True]
     assert [e.reflection.text for e in first.episodes] == ["r0", "r1", "r2"]
     assert [e.reflection.text for e in second.episodes] == ["r3", "r4", "r5"]
     assert [e.failure_id for e in second.episodes] == ["failure-1"] * 3
     assert [e.sample for e in second.episodes] == [0, 1, 2]
 
 
-def test_advantages_are_normalised_within_each_group(tiny_tokenizer, speak):
-    texts = ["r"] * 6 + ["yes", "no", "no", "yes", "yes", "yes"]
-    _, (first, second) = rollout(tiny_tokenizer, speak, texts)
-    # mean 1/3, sample standard deviation sqrt(1/3)
-    assert first.advantages_G == pytest.approx((1.1547, -0.57735, -0.57735), rel=1e-3)
-    assert second.advantages_G == (0.0, 0.0, 0.0)
-
-
-def test_advantages_can_stay_unscaled(tiny_tokenizer, speak):
-    texts = ["r"] * 6 + ["yes", "no", "no"] * 2
-    _, (first, _) = rollout(tiny_tokenizer, speak, texts, scale_advantages=False)
-    assert first.advantages_G == pytest.approx((2 / 3, -1 / 3, -1 / 3))
-
-
 def test_the_verifier_that_broke_is_left_out_and_never_counts_as_a_failure(tiny_tokenizer, speak):
     texts = ["r0", "r1", "r2", "r3", "r4", "r5", "yes", "broken", "no", "broken", "broken", "???"]
-    _, (first, second) = rollout(tiny_tokenizer, speak, texts)
-    assert first.rewards_G == (1.0, 0.0)
+    engine, (first, second) = rollout(tiny_tokenizer, speak, texts)
+    assert passed(first) == [True, False]
     assert [e.sample for e in first.episodes] == [0, 2]
-    assert first.advantages_G == pytest.approx((0.7071, -0.7071), rel=1e-3)
-    assert second.episodes == second.rewards_G == second.advantages_G == ()
+    assert first.retry_prompts_G == (engine.calls[1].prompts[0], engine.calls[1].prompts[2])
+    assert second.episodes == second.retry_prompts_G == ()
+
+
+def test_reflections_alone_are_sampled_where_no_retry_is_wanted(tiny_tokenizer, speak):
+    engine = ScriptedEngine([f"r{number}" for number in range(3)], tiny_tokenizer)
+    [group] = reflect(engine, speak, [failure(tiny_tokenizer, speak, 0)], 3, THINK)
+    assert [e.reflection.text for e in group.episodes] == ["r0", "r1", "r2"]
+    assert {(e.retry, e.verdict) for e in group.episodes} == {(None, None)}
+
+
+def test_a_problem_is_tried_afresh_as_if_it_had_never_been_tried(tiny_tokenizer, speak):
+    engine = ScriptedEngine(["yes", "no", "broken", "no", "no", "yes"], tiny_tokenizer)
+    stored = [failure(tiny_tokenizer, speak, number) for number in range(2)]
+    first, second = try_afresh(engine, speak, judge, stored, 3, WRITE)
+    assert [group.prompt_ids for group in (first, second)] == [
+        speak.attempt(problem) for problem in PROBLEMS[:2]
+    ]
+    assert passed(first) == [True, False]
+    assert passed(second) == [False, False, True]
+    assert {e.reflection for e in first.episodes} == {None}
+    assert [e.retry.text for e in second.episodes] == ["no", "no", "yes"]
 
 
 def test_the_group_keeps_the_prompt_that_its_reflections_share(tiny_tokenizer, speak):
@@ -166,5 +174,5 @@ def test_a_retry_that_does_not_fit_the_context_is_left_out_of_its_group(tiny_tok
         tiny_tokenizer, speak, [short.text, long.text, "yes"], failures=1, group_size=2
     )
     assert [e.reflection.text for e in group.episodes] == ["r"]
-    assert group.rewards_G == (1.0,)
+    assert passed(group) == [True]
     assert len(engine.calls[-1].prompts) == 1

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from hand_made import make_loss
 from mulligan.logprobs.shared_prompt import PATHS
 from mulligan.objectives.advantages import group_advantages
-from mulligan.objectives.loss import grpo_loss, loss_normaliser
+from mulligan.objectives.base import Scores
 from tiny_models import make_ids
 
 
@@ -17,15 +18,10 @@ def gradient_where_tokens_are_predicted(model, path, prompt_ids, completions, ad
     )
     logprobs_GR, mask_GR = PATHS[path](model, prompt_ids, completions)
     hook.remove()
-    normaliser = loss_normaliser("dapo", [len(ids) for ids in completions], 64)
-    loss, _ = grpo_loss(
-        logprobs_GR,
-        mask_GR,
-        advantages_G,
-        normaliser,
-        ref_logprobs_GR=logprobs_GR.detach() - 0.5,
-        beta=0.1 if any(advantages_G) else 0.0,
-    )
+    dapo = make_loss("dapo", kl_beta=0.1 if any(advantages_G) else 0.0)
+    reference_GR = logprobs_GR.detach() - 0.5
+    scores = Scores(logprobs_GR, mask_GR, advantages_G, reference_logprobs_GR=reference_GR)
+    loss, _ = dapo(scores, sum(map(len, completions)))
     return torch.autograd.grad(loss, kept[0])[0]
 
 
@@ -69,6 +65,7 @@ def test_equal_rewards_leave_no_gradient_at_all(model, path, prompt_ids):
 def test_an_episode_without_advantage_has_no_gradient_on_its_tokens(model, prompt_ids):
     completions = [make_ids(4, 1), make_ids(4, 2), make_ids(4, 3)]
     logprobs_GR, mask_GR = PATHS["shared"](model, prompt_ids, completions)
-    loss, _ = grpo_loss(logprobs_GR, mask_GR, group_advantages([0.0, 0.5, 1.0]), 12.0)
+    scores = Scores(logprobs_GR, mask_GR, group_advantages([0.0, 0.5, 1.0]))
+    loss, _ = make_loss("dapo")(scores, 12.0)
     (gradient_GR,) = torch.autograd.grad(loss, logprobs_GR)
     assert nonzero(gradient_GR.unsqueeze(-1)).tolist() == [[True] * 4, [False] * 4, [True] * 4]

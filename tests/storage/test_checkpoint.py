@@ -4,19 +4,9 @@ import os
 import random
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    get_cosine_schedule_with_warmup,
-)
 
 from disk_faults import (
     as_nobody,
@@ -29,9 +19,7 @@ from disk_faults import (
 from mulligan.errors import MulliganError
 from mulligan.storage.checkpoint import (
     Checkpoints,
-    load_training_state,
     read_info,
-    save_training_state,
     verify,
 )
 
@@ -302,158 +290,3 @@ def test_killed_saves_leave_whole_checkpoints_and_the_same_end(tmp_path, kills):
         if step % 5 == 0:
             never_killed.mark_best(step)
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
-
-
-# What a training run needs to go on.
-
-SMALL = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-}
-
-
-def tokenizer():
-    from tokenizers import Tokenizer, models
-
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a")))
-
-
-class Training:
-    """A tiny run that uses every source of randomness there is."""
-
-    def __init__(self, make_model, seed, dtype=torch.float32):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)
-        self.model = make_model().to(dtype)
-        groups = [
-            {"params": [p for p in self.model.parameters() if p.ndim > 1], "weight_decay": 0.1},
-            {"params": [p for p in self.model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))
-        self.scheduler = get_cosine_schedule_with_warmup(self.optimizer, 2, 20)
-
-    def steps(self, count):
-        for _ in range(count):
-            tokens = torch.randint(0, 64, (2, 8))
-            loss = self.model(tokens, labels=tokens).loss * random.random() * np.random.normal()
-            loss.backward()
-            self.optimizer.step()
-            self.scheduler.step()
-            self.optimizer.zero_grad()
-
-    def save(self, folder, step=3):
-        save_training_state(
-            folder,
-            model=self.model,
-            tokenizer=tokenizer(),
-            optimizer=self.optimizer,
-            scheduler=self.scheduler,
-            step=step,
-            extra={"skipped": 1, "loss": 0.1},
-        )
-
-    def load(self, folder):
-        return load_training_state(
-            folder, model=self.model, optimizer=self.optimizer, scheduler=self.scheduler
-        )
-
-    def state(self):
-        """Everything that makes the future, as comparable bytes."""
-        tensors = [*self.model.state_dict().values(), torch.get_rng_state()]
-        for slots in self.optimizer.state_dict()["state"].values():
-            tensors.extend(slots[name] for name in sorted(slots))
-        return (
-            [tensor.view(torch.uint8).numpy().tobytes() for tensor in map(at_least_1d, tensors)],
-            self.optimizer.state_dict()["param_groups"],
-            self.scheduler.state_dict(),
-            random.getstate(),
-            repr(np.random.get_state()),
-        )
-
-
-def at_least_1d(tensor):
-    return tensor.detach().reshape(-1).contiguous()
-
-
-MODELS = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL)),
-    "llama with tied embeddings": lambda: LlamaForCausalLM(
-        LlamaConfig(**SMALL, tie_word_embeddings=True)
-    ),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
-}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("architecture", MODELS)
-def test_a_restored_run_goes_on_bit_for_bit(tmp_path, architecture, dtype):
-    make_model = MODELS[architecture]
-    never_stopped = Training(make_model, seed=0, dtype=dtype)
-    never_stopped.steps(3)
-    never_stopped.save(tmp_path)
-    saved_state = never_stopped.state()
-    never_stopped.steps(4)
-
-    resumed = Training(make_model, seed=99, dtype=dtype)
-    resumed.steps(1)
-    state = resumed.load(tmp_path)
-    assert state.step == 3
-    assert state.extra == {"skipped": 1, "loss": 0.1}
-    assert resumed.state() == saved_state
-    resumed.steps(4)
-    assert resumed.state() == never_stopped.state()
-
-
-def test_a_run_saved_before_its_first_step_is_restored_too(tmp_path):
-    fresh = Training(MODELS["llama"], seed=0)
-    fresh.save(tmp_path, step=0)
-    fresh.steps(2)
-    resumed = Training(MODELS["llama"], seed=5)
-    resumed.load(tmp_path)
-    resumed.steps(2)
-    assert resumed.state() == fresh.state()
-
-
-def test_the_same_state_makes_the_same_bytes(tmp_path):
-    run = Training(MODELS["llama"], seed=0)
-    run.steps(1)
-    for name in ("a", "b"):
-        run.save(tmp_path / name)
-    assert tree(tmp_path / "a") == tree(tmp_path / "b")
-
-
-def test_a_checkpoint_is_a_model_folder_and_holds_no_pickle(tmp_path):
-    run = Training(MODELS["llama"], seed=0)
-    path = Checkpoints(tmp_path, keep=1).save(3, run.save)
-    loaded = AutoModelForCausalLM.from_pretrained(path)
-    for name, tensor in run.model.state_dict().items():
-        assert torch.equal(tensor, loaded.state_dict()[name])
-    assert {file.suffix for file in path.rglob("*")} <= {".json", ".safetensors", ".jinja"}
-
-
-def test_a_checkpoint_of_another_model_is_refused(tmp_path):
-    Training(MODELS["llama"], seed=0).save(tmp_path)
-    with pytest.raises(MulliganError, match=r"does not fit this model.*Resume with the recipe"):
-        Training(MODELS["qwen2"], seed=0).load(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "training_state.safetensors"])
-def test_tensors_that_cannot_be_read_are_named_not_loaded(tmp_path, name):
-    run = Training(MODELS["llama"], seed=0)
-    run.save(tmp_path)
-    (tmp_path / name).write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(MulliganError, match="does not fit this model"):
-        run.load(tmp_path)
-
-
-def test_a_state_with_a_pickle_beside_it_is_refused(tmp_path):
-    run = Training(MODELS["llama"], seed=0)
-    run.save(tmp_path)
-    (tmp_path / "optimizer.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(MulliganError, match="a pickle"):
-        run.load(tmp_path)

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-import mulligan.trainer.loop as training
 from mulligan.config import override_recipe
 from mulligan.engines.local.engine import LocalEngine
 from mulligan.episodes.conversation import Conversations
@@ -11,8 +10,10 @@ from mulligan.episodes.failures import FailureStore
 from mulligan.errors import MulliganError
 from mulligan.interrupt import StoppedEarly, StopRequest
 from mulligan.models.load import load_model
+from mulligan.objectives.losses.grpo import Grpo
 from mulligan.storage.run_folder import RunFolder
-from mulligan.trainer.loop import Trainer
+from mulligan.trainer.loop import train
+from mulligan.trainer.optimizer import PolicyOptimizer
 from mulligan.types import Attempt, Failure, Sampling, Verdict
 from mulligan.verifiers.pool import InProcessVerifier
 from parity_task import Parity
@@ -37,17 +38,19 @@ class Bench:
         with FailureStore(run.failures) as store:
             for failure in failures(tokenizer, speak):
                 store.append(failure)
-            Trainer(
+            train(
                 policy=policy,
                 tokenizer=tokenizer,
                 engine=LocalEngine(policy, tokenizer),
                 store=store,
                 conversations=speak,
                 verify=verify or InProcessVerifier(Parity()).verify_many,
+                verifier=InProcessVerifier(Parity()),
                 recipe=recipe,
                 run=run,
                 stop=stop or StopRequest(),
-            ).train()
+                progress=lambda metrics: None,
+            )
         return policy
 
     def metrics(self, name):
@@ -235,18 +238,18 @@ def broken_loss(monkeypatch):
     """Makes the loss of chosen steps NaN; a step has a loss a live group."""
 
     def make(bad_steps):
-        true_loss, true_update, step = training.grpo_loss, training.Learner.update, [0]
+        true_loss, true_step, number = Grpo.__call__, PolicyOptimizer.step, [0]
 
-        def update(self, losses):
-            step[0] += 1
-            return true_update(self, losses)
+        def step(self, losses):
+            number[0] += 1
+            return true_step(self, losses)
 
-        def loss(*args, **options):
-            value, parts = true_loss(*args, **options)
-            return (value * math.nan if step[0] in bad_steps else value), parts
+        def loss(self, scores, normaliser):
+            value, sums = true_loss(self, scores, normaliser)
+            return (value * math.nan if number[0] in bad_steps else value), sums
 
-        monkeypatch.setattr(training.Learner, "update", update)
-        monkeypatch.setattr(training, "grpo_loss", loss)
+        monkeypatch.setattr(PolicyOptimizer, "step", step)
+        monkeypatch.setattr(Grpo, "__call__", loss)
 
     return make
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import get_scheduler
 
-from mulligan.trainer.optimizer import Learner
+from mulligan.trainer.optimizer import PolicyOptimizer
 
 
 def make(steps=10, **changes):
@@ -13,7 +13,7 @@ def make(steps=10, **changes):
     with torch.no_grad():
         policy.weight.copy_(torch.tensor([[1.0, 2.0]]))
     settings = {"learning_rate": 0.1, "schedule": "constant", "warmup_ratio": 0.0}
-    return policy, Learner(policy, steps=steps, dtype="float32", **(settings | changes))
+    return policy, PolicyOptimizer(policy, steps=steps, dtype="float32", **(settings | changes))
 
 
 def loss_of(policy, scale=1.0):
@@ -21,8 +21,8 @@ def loss_of(policy, scale=1.0):
 
 
 def test_an_update_sums_its_losses_and_tells_the_norm_before_clipping():
-    policy, learner = make()
-    update = learner.update([loss_of(policy), loss_of(policy)])
+    policy, optimizer = make()
+    update = optimizer.step([loss_of(policy), loss_of(policy)])
     assert update.loss == pytest.approx(22.0)
     assert update.gradient_norm == pytest.approx(10.0)
     assert update.applied
@@ -32,40 +32,40 @@ def test_an_update_sums_its_losses_and_tells_the_norm_before_clipping():
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_leaves_the_weights_as_they_were(scale):
-    policy, learner = make()
-    learner.update([loss_of(policy)])
+    policy, optimizer = make()
+    optimizer.step([loss_of(policy)])
     before = policy.weight.detach().clone()
-    averages = {k: v.clone() for k, v in learner.optimizer.state[policy.weight].items()}
-    update = learner.update([loss_of(policy), loss_of(policy, scale)])
+    averages = {k: v.clone() for k, v in optimizer.optimizer.state[policy.weight].items()}
+    update = optimizer.step([loss_of(policy), loss_of(policy, scale)])
     assert not update.applied
     assert torch.equal(policy.weight, before)
-    after = learner.optimizer.state[policy.weight]
+    after = optimizer.optimizer.state[policy.weight]
     assert all(torch.equal(after[name], averages[name]) for name in averages)
-    assert learner.update([loss_of(policy)]).applied
+    assert optimizer.step([loss_of(policy)]).applied
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")
 def test_a_gradient_that_is_not_finite_under_a_finite_loss_leaves_the_weights_too():
-    policy, learner = make()
+    policy, optimizer = make()
     before = policy.weight.detach().clone()
     # The square root is 0 at 0, and its slope there is infinite.
-    update = learner.update([lambda: (policy.weight - before).abs().sum().sqrt()])
+    update = optimizer.step([lambda: (policy.weight - before).abs().sum().sqrt()])
     assert update.loss == 0.0
     assert not update.applied
     assert torch.equal(policy.weight, before)
 
 
 def test_nothing_to_learn_changes_nothing():
-    policy, learner = make(weight_decay=0.1)
+    policy, optimizer = make(weight_decay=0.1)
     before = policy.weight.detach().clone()
-    update = learner.update([])
+    update = optimizer.step([])
     assert (update.loss, update.gradient_norm, update.applied) == (0.0, 0.0, True)
     assert torch.equal(policy.weight, before)
 
 
 def test_the_learning_rate_rises_and_then_follows_a_cosine_to_zero():
-    policy, learner = make(steps=10, schedule="cosine", warmup_ratio=0.15)
-    rates = [learner.update([loss_of(policy)]).learning_rate for _ in range(10)]
+    policy, optimizer = make(steps=10, schedule="cosine", warmup_ratio=0.15)
+    rates = [optimizer.step([loss_of(policy)]).learning_rate for _ in range(10)]
     assert rates[:2] == pytest.approx([0.05, 0.1])
     expected = [0.05 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
     assert rates[2:] == pytest.approx(expected)
@@ -74,32 +74,34 @@ def test_the_learning_rate_rises_and_then_follows_a_cosine_to_zero():
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 @pytest.mark.parametrize("ratio", [0.0, 0.03, 0.3, 1.0])
 def test_the_schedule_of_format_1_is_that_of_transformers_to_the_bit(schedule, ratio):
-    policy, learner = make(steps=10, schedule=schedule, warmup_ratio=ratio, first_step_learns=False)
+    policy, optimizer = make(
+        steps=10, schedule=schedule, warmup_ratio=ratio, first_step_learns=False
+    )
     name = "cosine" if schedule == "cosine" else "constant_with_warmup"
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.1)
-    expected = get_scheduler(name, optimizer, math.ceil(ratio * 10), 10)
+    plain = torch.optim.AdamW(policy.parameters(), lr=0.1)
+    expected = get_scheduler(name, plain, math.ceil(ratio * 10), 10)
     for _ in range(10):
-        assert learner.update([loss_of(policy)]).learning_rate == expected.get_last_lr()[0]
-        optimizer.step()
+        assert optimizer.step([loss_of(policy)]).learning_rate == expected.get_last_lr()[0]
+        plain.step()
         expected.step()
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.03, 0.3, 1.0])
 def test_no_step_of_a_warm_up_is_wasted(ratio):
-    policy, learner = make(steps=10, warmup_ratio=ratio)
-    rates = [learner.update([loss_of(policy)]).learning_rate for _ in range(10)]
+    policy, optimizer = make(steps=10, warmup_ratio=ratio)
+    rates = [optimizer.step([loss_of(policy)]).learning_rate for _ in range(10)]
     assert min(rates) > 0
     assert max(rates) == 0.1
 
 
 def test_the_learning_rate_can_stay_where_it_is():
-    policy, learner = make()
-    assert {learner.update([loss_of(policy)]).learning_rate for _ in range(4)} == {0.1}
+    policy, optimizer = make()
+    assert {optimizer.step([loss_of(policy)]).learning_rate for _ in range(4)} == {0.1}
 
 
 def test_parameters_that_need_no_gradient_stay_out_of_the_optimiser():
     policy = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     policy[0].requires_grad_(False)
     settings = {"learning_rate": 0.1, "schedule": "constant", "warmup_ratio": 0.0}
-    learner = Learner(policy, steps=1, dtype="float32", **settings)
-    assert sum(len(group["params"]) for group in learner.optimizer.param_groups) == 2
+    optimizer = PolicyOptimizer(policy, steps=1, dtype="float32", **settings)
+    assert sum(len(group["params"]) for group in optimizer.optimizer.param_groups) == 2

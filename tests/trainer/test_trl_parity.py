@@ -4,6 +4,8 @@ The trainer runs as it is: it generates (through its ``rollout_func``), scores, 
 reference log-probs, and computes its loss. Only what was "sampled" and rewarded is prescribed.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from datasets import Dataset
@@ -12,9 +14,16 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
+from hand_made import Prescribed, completion, make_group
+from mulligan.config import override_recipe
 from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.objectives.advantages import group_advantages
-from mulligan.objectives.loss import grpo_loss, loss_normaliser
+from mulligan.objectives.base import Evidence
+from mulligan.objectives.objective import make_objective
+from mulligan.trainer.update import make_updater
+from mulligan.verifiers.pool import InProcessVerifier
+from parity_task import Parity
+from tiny import tiny_recipe
 from tiny_models import ARCHITECTURES, gradients, largest_difference, make_ids, make_model
 
 trl = pytest.importorskip("trl")
@@ -28,7 +37,7 @@ COMPLETIONS = [
 ]
 REWARDS = [(1.0, 0.0, 0.0, 1.0), (0.0, 0.25, 0.0, 1.0), (1.0, 1.0, 1.0, 1.0)]
 """The last group is dead."""
-SIZES = [len(ids) for group in COMPLETIONS for ids in group]
+ROWS = sum(map(len, COMPLETIONS))
 
 
 def tiny_tokenizer():
@@ -49,7 +58,7 @@ def make_trainer(architecture, beta, loss_type, folder, unbiased_kl=True):
         bf16=False,
         report_to="none",
         gradient_checkpointing=False,
-        per_device_train_batch_size=len(SIZES),
+        per_device_train_batch_size=ROWS,
         gradient_accumulation_steps=1,
         num_generations=len(COMPLETIONS[0]),
         max_completion_length=LONGEST,
@@ -94,28 +103,44 @@ def trl_logprobs(trainer, batch):
     )[0]
 
 
-def our_loss(model, reference, beta, kind, unbiased_kl=True):
-    """The batch's loss, group by group, each with its own backward."""
-    scorer, normaliser, total = GroupScorer(model), loss_normaliser(kind, SIZES, LONGEST), 0.0
-    for prompt_ids, completions, rewards_G in zip(PROMPTS, COMPLETIONS, REWARDS, strict=True):
-        ref_GR = None
-        if beta:
-            with torch.no_grad():
-                ref_GR, _ = GroupScorer(reference)(prompt_ids, completions, TEMPERATURE)
-        logprobs_GR, mask_GR = scorer(prompt_ids, completions, TEMPERATURE)
-        loss, _ = grpo_loss(
-            logprobs_GR,
-            mask_GR,
-            group_advantages(rewards_G),
-            normaliser,
-            kind=kind,
-            ref_logprobs_GR=ref_GR,
-            beta=beta,
-            unbiased_kl=unbiased_kl,
+def our_policy(architecture, trainer, recipe):
+    """The policy and what updates it; its reference is the model that TRL's trainer began with."""
+    policy = make_model(architecture)
+    updater = make_updater(policy, make_objective(recipe).loss, recipe)
+    policy.load_state_dict(trainer.model.state_dict())
+    return policy, updater
+
+
+def our_step(policy, updater, recipe, groups):
+    """Loss and gradients of the trainer's own step on groups with the rewards of this file."""
+    rewards = [list(each) for each in REWARDS[: len(groups)]]
+    objective = replace(make_objective(recipe), reward=Prescribed(rewards))
+    taken = {}
+
+    def take(*_):
+        taken.update({name: p.grad.clone() for name, p in policy.named_parameters()})
+
+    updater.optimizer.optimizer.register_step_pre_hook(take)
+    update, _ = updater.update(objective.score(groups, Evidence(0, InProcessVerifier(Parity()))))
+    return update.loss, taken
+
+
+def our_groups():
+    return [
+        make_group(
+            [True] * len(completions),
+            prompt_ids=prompt_ids,
+            reflections=[completion(*ids) for ids in completions],
         )
-        loss.backward()
-        total += loss.item()
-    return total
+        for prompt_ids, completions in zip(PROMPTS, COMPLETIONS, strict=True)
+    ]
+
+
+def our_recipe(**settings):
+    overrides = [f"train.{name}={value}" for name, value in settings.items()]
+    overrides += ["train.max_grad_norm=1e9", "train.dead_groups=keep"]
+    overrides += [f"generate.reflection_tokens={LONGEST}", f"generate.temperature={TEMPERATURE}"]
+    return override_recipe(tiny_recipe(), overrides, "tiny")
 
 
 @pytest.mark.parametrize("kind", ["dapo", "grpo", "dr_grpo"])
@@ -128,9 +153,11 @@ def test_loss_and_every_gradient_are_those_of_trl(architecture, beta, unbiased_k
     expected.backward()
     expected_gradients = gradients(trainer.model)
     assert max(g.abs().max().item() for g in expected_gradients.values()) > 1e-2
-    found = our_loss(trainer.model, trainer.ref_model, beta, kind, unbiased_kl)
-    assert found == pytest.approx(expected.item(), abs=1e-5)
-    assert largest_difference(gradients(trainer.model), expected_gradients) < 1e-5
+    form = "unbiased" if unbiased_kl else "k3"
+    recipe = our_recipe(loss=kind, kl_beta=beta, kl_form=form)
+    loss, found = our_step(*our_policy(architecture, trainer, recipe), recipe, our_groups())
+    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    assert largest_difference(found, expected_gradients) < 1e-5
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
@@ -151,13 +178,11 @@ def test_advantages_are_those_of_trl(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_skipping_the_dead_group_leaves_trls_gradient_when_the_kl_is_off(
-    architecture, tmp_path, monkeypatch
-):
+def test_skipping_the_dead_group_leaves_trls_gradient_when_the_kl_is_off(architecture, tmp_path):
     trainer = make_trainer(architecture, 0.0, "dapo", tmp_path)
     trainer._compute_loss(trainer.model, trl_batch(trainer)).backward()
-    expected = gradients(trainer.model)
-    for name in ("PROMPTS", "COMPLETIONS", "REWARDS"):
-        monkeypatch.setitem(globals(), name, globals()[name][:-1])
-    our_loss(trainer.model, None, 0.0, "dapo")
-    assert largest_difference(gradients(trainer.model), expected) < 1e-5
+    recipe = our_recipe(loss="dapo", kl_beta=0.0)
+    policy, updater = our_policy(architecture, trainer, recipe)
+    assert not updater.keep_dead
+    _, found = our_step(policy, updater, recipe, our_groups())
+    assert largest_difference(found, gradients(trainer.model)) < 1e-5

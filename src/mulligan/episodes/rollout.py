@@ -4,12 +4,13 @@ Plain functions: values in, values out. The engine generates, the verifier judge
 here knows which engine or task it is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 
 from mulligan.engines.base import Engine
 from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
-from mulligan.objectives.advantages import group_advantages
 from mulligan.types import (
     Attempt,
     Completion,
@@ -98,18 +99,45 @@ def _without_answer(completion: Completion) -> Verdict | None:
     return Verdict.unparseable("unfinished_thought") if completion.unfinished_thought else None
 
 
+def reflect(
+    engine: Engine,
+    conversations: Conversations,
+    failures: Sequence[Failure],
+    group_size: int,
+    sampling: Sampling,
+) -> list[Group]:
+    """Give every failure G reflections, without retries.
+
+    Raises:
+        MulliganError: the engine gave fewer or more reflections than it was asked for.
+    """
+    prompts = [
+        conversations.reflection(failure.attempt.problem, failure.attempt.completion)
+        for failure in failures
+    ]
+    reflections_FG = generate(engine, conversations, prompts, group_size, sampling)
+    _require_whole_groups(reflections_FG, group_size, "reflections on a failure")
+    return [
+        Group(failure, prompt, tuple(_reflected(failure, reflections_G)))
+        for failure, prompt, reflections_G in zip(failures, prompts, reflections_FG, strict=True)
+    ]
+
+
+def _reflected(failure: Failure, reflections_G: Sequence[Completion]) -> Iterator[Episode]:
+    for sample, reflection in enumerate(reflections_G):
+        yield Episode(failure.id, sample, reflection, None, None)
+
+
 def reflect_and_retry(
     engine: Engine,
     conversations: Conversations,
     verify: Verify,
     failures: Sequence[Failure],
     group_size: int,
-    reflect: Sampling,
-    retry: Sampling,
-    *,
-    scale_advantages: bool = True,
+    thinking: Sampling,
+    writing: Sampling,
 ) -> list[Group]:
-    """Give every failure G reflections, each followed by one retry, and reward what passes.
+    """Give every failure G reflections, each followed by one retry.
 
     An episode whose verifier broke is left out: an unverifiable answer is not a wrong one. So a
     group can be smaller than ``group_size``, even empty.
@@ -117,38 +145,76 @@ def reflect_and_retry(
     Raises:
         MulliganError: the engine gave fewer or more reflections than it was asked for.
     """
-    tried = [(failure.attempt.problem, failure.attempt.completion) for failure in failures]
-    prompts = [conversations.reflection(*each) for each in tried]
-    reflections_FG = generate(engine, conversations, prompts, group_size, reflect)
-    if any(len(reflections) != group_size for reflections in reflections_FG):
-        raise MulliganError(
-            f"The engine gave {min(map(len, reflections_FG))} of {group_size} reflections on a "
-            "failure. No part of a group is trained on: mend the engine, then use --resume."
-        )
-
+    groups = reflect(engine, conversations, failures, group_size, thinking)
     rows = [
-        (problem, conversations.retry(problem, failed, reflection))
-        for (problem, failed), reflections in zip(tried, reflections_FG, strict=True)
-        for reflection in reflections
+        (failure.attempt.problem, failure.attempt.completion, episode.reflection)
+        for failure, group in zip(failures, groups, strict=True)
+        for episode in group.episodes
+        if episode.reflection is not None
     ]
-    problems, retry_prompts = [row[0] for row in rows], [row[1] for row in rows]
-    answers = iter(answer(engine, conversations, verify, problems, retry_prompts, retry))
+    problems = [problem for problem, _, _ in rows]
+    prompts = [conversations.retry(*row) for row in rows]
+    retries = answer(engine, conversations, verify, problems, prompts, writing)
+    answered = iter(zip(prompts, retries, strict=True))
+    return [_judged(group, [next(answered) for _ in group.episodes]) for group in groups]
 
+
+def _judged(group: Group, answered: Sequence[tuple[TokenIds, tuple[Completion, Verdict]]]) -> Group:
+    """Add the retries to a group, and leave out those whose verifier broke."""
+    kept = [
+        (replace(episode, retry=retry, verdict=verdict), prompt)
+        for episode, (prompt, (retry, verdict)) in zip(group.episodes, answered, strict=True)
+        if verdict.status != "error"
+    ]
+    return replace(
+        group,
+        episodes=tuple(episode for episode, _ in kept),
+        retry_prompts_G=tuple(prompt for _, prompt in kept),
+    )
+
+
+def try_afresh(
+    engine: Engine,
+    conversations: Conversations,
+    verify: Verify,
+    failures: Sequence[Failure],
+    group_size: int,
+    sampling: Sampling,
+) -> list[Group]:
+    """Try the problem of every failure G times, as if it had never been tried.
+
+    Attempts whose verifier broke are left out.
+
+    Raises:
+        MulliganError: the engine gave fewer or more attempts than it was asked for.
+    """
+    problems = [failure.attempt.problem for failure in failures]
+    prompts = [conversations.attempt(problem) for problem in problems]
+    completions_FG = generate(engine, conversations, prompts, group_size, sampling)
+    _require_whole_groups(completions_FG, group_size, "attempts at a problem")
+    tries = [
+        (problem, completion)
+        for problem, completions_G in zip(problems, completions_FG, strict=True)
+        for completion in completions_G
+    ]
+    judged = iter(zip(tries, judge_completions(verify, tries), strict=True))
     groups = []
-    for failure, prompt, reflections in zip(failures, prompts, reflections_FG, strict=True):
+    for failure, prompt in zip(failures, prompts, strict=True):
         episodes = [
-            Episode(failure.id, sample, reflection, *next(answers))
-            for sample, reflection in enumerate(reflections)
+            Episode(failure.id, sample, None, completion, verdict)
+            for sample, ((_, completion), verdict) in enumerate(islice(judged, group_size))
+            if verdict.status != "error"
         ]
-        groups.append(_group(failure, prompt, episodes, scale_advantages))
+        groups.append(Group(failure, prompt, tuple(episodes)))
     return groups
 
 
-def _group(
-    failure: Failure, prompt: TokenIds, episodes: Sequence[Episode], scale_advantages: bool
-) -> Group:
-    """Reward each judged episode: 1 for a passing retry, 0 for a failed one."""
-    judged = tuple(episode for episode in episodes if episode.verdict.status != "error")
-    rewards = tuple(float(episode.verdict.passed) for episode in judged)
-    advantages = group_advantages(rewards, scale=scale_advantages) if rewards else ()
-    return Group(failure, prompt, judged, rewards, advantages)
+def _require_whole_groups(
+    completions_FG: Sequence[Sequence[Completion]], group_size: int, what: str
+) -> None:
+    """Check that the engine gave what it was asked for: no part of a group is trained on."""
+    if any(len(completions_G) != group_size for completions_G in completions_FG):
+        raise MulliganError(
+            f"The engine gave {min(map(len, completions_FG))} of {group_size} {what}. "
+            "No part of a group is trained on: fix the engine, then use --resume."
+        )

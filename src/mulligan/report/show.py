@@ -36,17 +36,19 @@ def _panel(record: TrainedEpisode, failures: Mapping[str, Failure], run: Path) -
     if failure is None:
         raise MulliganError(f"{run} trained on failure {record.failure_id}, which is not stored.")
     attempt = failure.attempt
-    outcome = "green" if record.verdict.passed else "red"
     lines = [
         _line("question", question(attempt.problem), "bold"),
         *_thoughts(attempt.completion),
         _line("answer", attempt.completion.text, "red", attempt.verdict.reason),
-        *_thoughts(record.reflection),
-        _line("reflection", record.reflection.text, "cyan"),
-        *_thoughts(record.retry),
-        _line("retry", record.retry.text, outcome, record.verdict.reason),
     ]
-    title = f"step {record.step}, reward {record.reward:.0f}, advantage {record.advantage:+.2f}"
+    if record.reflection:
+        lines += _thoughts(record.reflection)
+        lines.append(_line("reflection", record.reflection.text, "cyan"))
+    if record.retry and record.verdict:
+        outcome = "green" if record.verdict.passed else "red"
+        lines += _thoughts(record.retry)
+        lines.append(_line("retry", record.retry.text, outcome, record.verdict.reason))
+    title = f"step {record.step}, reward {record.reward:.3g}, advantage {record.advantage:+.2f}"
     return Panel(Group(*lines), title=title, title_align="left")
 
 

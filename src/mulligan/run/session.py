@@ -37,6 +37,7 @@ from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
 from mulligan.interrupt import StopRequest
 from mulligan.models.load import context_length, load_model
+from mulligan.objectives.objective import make_objective
 from mulligan.storage.atomic import write_atomically
 from mulligan.storage.lock import hold
 from mulligan.storage.run_folder import RunFolder
@@ -219,6 +220,7 @@ def open_session(
     recipe: Recipe, run: RunFolder, console: Console, stop: StopRequest
 ) -> Iterator[Session]:
     """Hold a run folder and what its stages share; the recipe is written into it at the start."""
+    make_objective(recipe)  # what cannot be trained is said before anything is done
     with ExitStack() as stack:
         stack.enter_context(hold(run.path))
         if not run.config.exists():

@@ -23,6 +23,7 @@ from mulligan.run.out_of_memory import memory_errors
 from mulligan.run.session import Session
 from mulligan.storage.atomic import remove_folder, whole_folder
 from mulligan.storage.records import RecordLog
+from mulligan.types import SftStep, StepMetrics
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Stage:
 
 def warm_up_stage(session: Session) -> None:
     """Teach the model the form of the task, supervised; only where the recipe has a warm-up."""
-    from mulligan.trainer.sft import SftStep, fine_tune
+    from mulligan.trainer.sft import fine_tune
 
     recipe, settings = session.recipe, session.recipe.sft
     session.problems("train", recipe.collect.problems)  # too few is said now, not hours later
@@ -119,7 +120,7 @@ def collect_stage(session: Session) -> None:
 def train_stage(session: Session) -> None:
     """Reflect, retry, reward: train the model on the reflections that led to a pass."""
     from mulligan.storage.checkpoint import Checkpoints
-    from mulligan.trainer.loop import StepMetrics, Trainer
+    from mulligan.trainer.loop import train
 
     recipe, run = session.recipe, session.run
     policy, tokenizer = session.load(session.start_model)
@@ -138,18 +139,19 @@ def train_stage(session: Session) -> None:
             note = f"retries that pass {line.reward:.0%}, {line.reflection_tokens:.0f} tokens"
             advance(1, note)
 
-        Trainer(
+        train(
             policy=policy,
             tokenizer=tokenizer,
             engine=session.engine(policy, tokenizer),
             store=store,
             conversations=session.conversations(policy, tokenizer),
             verify=session.verify,
+            verifier=session.verifier,
             recipe=recipe,
             run=run,
             stop=session.stop,
             progress=progress,
-        ).train()
+        )
 
 
 def lost_checkpoint(session: Session) -> str | None:

@@ -1,22 +1,17 @@
-"""Checkpoints: complete or absent, never half; and everything a training run needs to go on.
+"""Checkpoints: complete or absent, never half.
 
-A checkpoint is a folder ``step-N`` that ``from_pretrained`` loads, with the optimiser, scheduler
-and random states beside the weights, and ``manifest.json``, written last, with the size and the
-SHA-256 of every file. Nothing in it is a pickle, and one that holds a pickle is refused.
+A checkpoint is a folder ``step-N`` with ``manifest.json``, written last, that holds the size and
+the SHA-256 of every file. Nothing in it is a pickle, and one that holds a pickle is refused.
 """
 
 import hashlib
 import json
 import logging
 import operator
-import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from mulligan.errors import MulliganError
 from mulligan.storage.atomic import (
@@ -29,16 +24,12 @@ from mulligan.storage.atomic import (
 )
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    pass
 
 SCHEMA = 1
 """Version of the checkpoint format; raised whenever older code would misread a checkpoint."""
 
 MANIFEST = "manifest.json"
-WEIGHTS = "model.safetensors"
-TENSORS = "training_state.safetensors"
-NUMBERS = "training_state.json"
 _BEST = "best.json"
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"})
 
@@ -181,7 +172,7 @@ def verify(path: Path) -> None:
         DamagedCheckpointError: a file is missing or differs, or there is no manifest.
         MulliganError: it holds a pickle, was made by a newer version, or names a file outside.
     """
-    _refuse_pickles(path)
+    refuse_pickles(path)
     for name, expected in _read_manifest(path)["files"].items():
         file = inside(path, name)
         if not file.is_file():
@@ -241,7 +232,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _refuse_pickles(path: Path) -> None:
+def refuse_pickles(path: Path) -> None:
+    """Check that a checkpoint holds no pickle.
+
+    Raises:
+        MulliganError: it holds one.
+    """
     for file in sorted(path.rglob("*")):
         if file.suffix.lower() in _PICKLES:
             raise MulliganError(
@@ -254,155 +250,3 @@ def _refuse_pickles(path: Path) -> None:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingState:
-    """Where a restored run goes on."""
-
-    step: int
-    """Steps that were done when it was saved."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """What the training loop saved besides, as plain JSON values."""
-
-
-def save_training_state(
-    folder: Path,
-    *,
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    optimizer: "torch.optim.Optimizer",
-    scheduler: "torch.optim.lr_scheduler.LRScheduler",
-    step: int,
-    extra: Mapping[str, Any] | None = None,
-) -> None:
-    """Write weights, tokenizer, optimiser, scheduler and random states into an empty folder.
-
-    The folder then loads with ``from_pretrained``, and ``load_training_state`` restores every
-    bit. ``extra`` holds plain JSON values of the training loop's own.
-
-    Raises:
-        TypeError: an optimiser or scheduler keeps something that is neither tensor nor number.
-    """
-    from safetensors.torch import save_file
-
-    # One file, so that it is restored in one go.
-    model.save_pretrained(folder, max_shard_size="1000TB")
-    tokenizer.save_pretrained(folder)
-    tensors, slots = _flatten_optimizer(optimizer.state_dict())
-    save_file({**tensors, **_random_tensors()}, folder / TENSORS)
-    numbers = {
-        "step": step,
-        "extra": dict(extra or {}),
-        "optimizer": slots,
-        "scheduler": scheduler.state_dict(),
-        "python_random": random.getstate(),
-        "numpy_random": _numpy_random(),
-    }
-    (folder / NUMBERS).write_text(json.dumps(numbers) + "\n", encoding="utf-8")
-
-
-def load_training_state(
-    folder: Path,
-    *,
-    model: "PreTrainedModel",
-    optimizer: "torch.optim.Optimizer",
-    scheduler: "torch.optim.lr_scheduler.LRScheduler",
-) -> TrainingState:
-    """Restore what ``save_training_state`` wrote, bit for bit, into objects of the same make.
-
-    The random states of torch (every device), numpy and Python are restored too.
-
-    Raises:
-        MulliganError: the checkpoint holds a pickle, lacks a file, or is of another model.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, load_model
-
-    _refuse_pickles(folder)
-    try:
-        load_model(model, folder / WEIGHTS)
-        tensors = load_file(folder / TENSORS)
-        numbers = json.loads((folder / NUMBERS).read_bytes())
-        optimizer.load_state_dict(_unflatten_optimizer(tensors, numbers["optimizer"], optimizer))
-        scheduler.load_state_dict(numbers["scheduler"])
-        _restore_random(tensors, numbers)
-        return TrainingState(numbers["step"], numbers["extra"])
-    except (
-        OSError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
-        raise MulliganError(
-            f"Checkpoint {folder} does not fit this model and its settings: "
-            f"{' '.join(str(error).split())} Resume with "
-            "the recipe that it was made with."
-        ) from error
-
-
-def _flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split an optimiser's state into named tensors and plain JSON values."""
-    import torch
-
-    tensors: dict[str, Any] = {}
-    numbers: dict[str, dict[str, Any]] = {}
-    for index, slots in state["state"].items():
-        numbers[str(index)] = {}
-        for name, value in slots.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value.detach().contiguous()
-            else:
-                numbers[str(index)][name] = value
-    return tensors, {"state": numbers, "param_groups": state["param_groups"]}
-
-
-def _unflatten_optimizer(
-    tensors: Mapping[str, Any], slots: Mapping[str, Any], optimizer: "torch.optim.Optimizer"
-) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {
-        int(index): dict(values) for index, values in slots["state"].items()
-    }
-    for full_name, tensor in tensors.items():
-        kind, _, rest = full_name.partition(".")
-        index, _, name = rest.partition(".")
-        if kind == "optimizer":
-            state[int(index)][name] = tensor
-    groups = [
-        # JSON knows no tuples: the new optimiser says where one belongs, such as AdamW's betas.
-        {key: tuple(value) if isinstance(fresh.get(key), tuple) else value for key, value in saved}
-        for saved, fresh in zip(
-            (group.items() for group in slots["param_groups"]), optimizer.param_groups, strict=True
-        )
-    ]
-    return {"state": state, "param_groups": groups}
-
-
-def _random_tensors() -> dict[str, Any]:
-    import torch
-
-    tensors = {"random.torch": torch.get_rng_state()}
-    for device, state in enumerate(torch.cuda.get_rng_state_all()):
-        tensors[f"random.cuda.{device}"] = state
-    return tensors
-
-
-def _numpy_random() -> dict[str, Any]:
-    state = np.random.get_state(legacy=False)
-    internal = {**state["state"], "key": state["state"]["key"].tolist()}
-    return {**state, "state": internal}
-
-
-def _restore_random(tensors: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
-    import torch
-
-    torch.set_rng_state(tensors["random.torch"])
-    for device in range(torch.cuda.device_count()):
-        if f"random.cuda.{device}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"random.cuda.{device}"], device)
-    np.random.set_state(numbers["numpy_random"])
-    version, internal, gauss = numbers["python_random"]
-    random.setstate((version, tuple(internal), gauss))

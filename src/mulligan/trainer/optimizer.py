@@ -66,7 +66,7 @@ class Update:
     """False where loss or gradient was not finite: the weights were left as they were."""
 
 
-class Learner:
+class PolicyOptimizer:
     """Owns the optimiser state of a policy.
 
     Args:
@@ -117,7 +117,7 @@ class Learner:
         )
         self.scheduler = LambdaLR(self.optimizer, factor)
 
-    def update(self, losses: Iterable[Callable[[], Tensor]]) -> Update:
+    def step(self, losses: Iterable[Callable[[], Tensor]]) -> Update:
         """Take one step on the sum of some losses, each computed and differentiated in turn.
 
         A loss or gradient that is not finite changes nothing but the place in the schedule.

@@ -22,8 +22,8 @@ from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
 from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.randomness import derive_seed
-from mulligan.trainer.optimizer import Learner, seed_generators
-from mulligan.types import Demonstration, TokenIds
+from mulligan.trainer.optimizer import PolicyOptimizer, seed_generators
+from mulligan.types import Demonstration, SftStep, TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,6 @@ class Lesson:
     token_ids: TokenIds
     trained: tuple[bool, ...]
     """Which tokens the loss falls on."""
-
-
-@dataclass(frozen=True, slots=True)
-class SftStep:
-    """A line of ``warmup.jsonl``."""
-
-    step: int
-    loss: float
-    """Mean negative log-likelihood of a trained token, in nats."""
-    gradient_norm: float
-    tokens: int
 
 
 def fine_tune(
@@ -74,7 +63,7 @@ def fine_tune(
     shuffled = [lessons[i] for i in torch.randperm(len(lessons), generator=order).tolist()]
     batches = [shuffled[i : i + settings.batch] for i in range(0, len(shuffled), settings.batch)]
     scorer = GroupScorer(policy, max_tokens=tokens_at_once)
-    learner = Learner(
+    optimizer = PolicyOptimizer(
         policy,
         learning_rate=settings.learning_rate,
         steps=len(batches),
@@ -84,7 +73,7 @@ def fine_tune(
         dtype=dtype,
     )
     for step, batch in enumerate(batches, start=1):
-        update = learner.update(batch_losses(scorer, batch))
+        update = optimizer.step(batch_losses(scorer, batch))
         if not update.applied:
             raise MulliganError(
                 f"Step {step} gave a loss of {update.loss} and a gradient norm of "

@@ -1,0 +1,91 @@
+"""Finding rewards, learns and losses by name.
+
+A name is that of a file in ``rewards/``, ``learns/`` or ``losses/`` here, each with one class, or
+an entry point of another package (groups ``mulligan.rewards``, ``mulligan.learns`` and
+``mulligan.losses``) that names such a class.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Literal, TypeVar
+
+from mulligan.errors import MulliganError, nearest
+from mulligan.objectives import learns, losses, rewards
+from mulligan.objectives.base import Learn, Loss, Reward
+
+Kind = Literal["reward", "learn", "loss"]
+C = TypeVar("C", Reward, Learn, Loss)
+
+_PACKAGES: dict[type, tuple[Kind, ModuleType]] = {
+    Reward: ("reward", rewards),
+    Learn: ("learn", learns),
+    Loss: ("loss", losses),
+}
+
+
+def find(base: type[C], name: str) -> type[C]:
+    """Return the class of a reward, learn or loss.
+
+    Args:
+        base: ``Reward``, ``Learn`` or ``Loss``.
+        name: as a recipe writes it.
+
+    Raises:
+        MulliganError: there is none of that name, or it cannot be imported.
+    """
+    kind, package = _PACKAGES[base]
+    if name in _own(package):
+        return _class_in(importlib.import_module(f"{package.__name__}.{name}"), base)
+    installed = _installed(kind)
+    if name not in installed:
+        raise MulliganError(f"There is no {kind} {name!r}; {nearest(name, names(base))}.")
+    point = installed[name]
+    try:
+        found = point.load()
+    except Exception as error:
+        raise MulliganError(
+            f"The {kind} {name!r} ({point.value}) is installed but cannot be imported: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise MulliganError(
+            f"The {kind} {name!r} ({point.value}) should be a class derived from "
+            f"mulligan.objectives.base.{base.__name__}, and is {found!r}."
+        )
+    return found
+
+
+def names(base: type[Reward] | type[Learn] | type[Loss]) -> list[str]:
+    """Return the names there are, our own first."""
+    kind, package = _PACKAGES[base]
+    return [*_own(package), *sorted(_installed(kind))]
+
+
+def summary(found: type) -> str:
+    """Return the first line of a class's docstring."""
+    return (inspect.getdoc(found) or "").partition("\n")[0]
+
+
+def _own(package: ModuleType) -> list[str]:
+    modules = pkgutil.iter_modules(package.__path__)
+    return sorted(module.name for module in modules if not module.name.startswith("_"))
+
+
+def _class_in(module: ModuleType, base: type[C]) -> type[C]:
+    """Return the one class of a module that is its own and derives from ``base``."""
+    [found] = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+    ]
+    return found
+
+
+def _installed(kind: Kind) -> dict[str, EntryPoint]:
+    group = {"reward": "mulligan.rewards", "learn": "mulligan.learns", "loss": "mulligan.losses"}
+    return {point.name: point for point in entry_points(group=group[kind])}

@@ -1,0 +1,172 @@
+"""What a training run needs to go on from a checkpoint, to the last bit.
+
+Beside the weights and tokenizer, which ``from_pretrained`` loads, a checkpoint holds the state of
+the optimiser and its schedule, the random states, and how far training is.
+"""
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_file
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mulligan.errors import MulliganError
+from mulligan.storage.checkpoint import refuse_pickles
+
+WEIGHTS = "model.safetensors"
+TENSORS = "training_state.safetensors"
+NUMBERS = "training_state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """How far training is."""
+
+    step: int = 0
+    """Steps that are done."""
+    skipped: int = 0
+    """Steps whose update was left out, because loss or gradient was not finite."""
+
+    def after(self, step: int, skipped: bool) -> "TrainingState":
+        """Return the state after another step."""
+        return TrainingState(step, self.skipped + skipped)
+
+
+def save_training_state(
+    folder: Path,
+    *,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    state: TrainingState,
+) -> None:
+    """Write weights, tokenizer, optimiser, schedule and random states into an empty folder.
+
+    The folder then loads with ``from_pretrained``, and ``load_training_state`` restores every bit.
+
+    Raises:
+        TypeError: an optimiser or schedule keeps something that is neither tensor nor number.
+    """
+    # One file, so that it is restored in one go.
+    model.save_pretrained(folder, max_shard_size="1000TB")
+    tokenizer.save_pretrained(folder)
+    tensors, slots = _flatten_optimizer(optimizer.state_dict())
+    save_file({**tensors, **_random_tensors()}, folder / TENSORS)
+    numbers = {
+        "step": state.step,
+        "extra": {"skipped": state.skipped},
+        "optimizer": slots,
+        "scheduler": scheduler.state_dict(),
+        "python_random": random.getstate(),
+        "numpy_random": _numpy_random(),
+    }
+    (folder / NUMBERS).write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+
+
+def load_training_state(
+    folder: Path,
+    *,
+    model: PreTrainedModel,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+) -> TrainingState:
+    """Restore what ``save_training_state`` wrote, bit for bit, into objects of the same make.
+
+    The random states of torch (every device), numpy and Python are restored too.
+
+    Raises:
+        MulliganError: the checkpoint holds a pickle, lacks a file, or is of another model.
+    """
+    refuse_pickles(folder)
+    try:
+        load_model(model, folder / WEIGHTS)
+        tensors = load_file(folder / TENSORS)
+        numbers = json.loads((folder / NUMBERS).read_bytes())
+        optimizer.load_state_dict(_unflatten_optimizer(tensors, numbers["optimizer"], optimizer))
+        scheduler.load_state_dict(numbers["scheduler"])
+        _restore_random(tensors, numbers)
+        return TrainingState(int(numbers["step"]), int(numbers["extra"]["skipped"]))
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
+        raise MulliganError(
+            f"Checkpoint {folder} does not fit this model and its settings: "
+            f"{' '.join(str(error).split())} Resume with the recipe that it was made with."
+        ) from error
+
+
+def _flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Split an optimiser's state into named tensors and plain JSON values."""
+    tensors: dict[str, torch.Tensor] = {}
+    numbers: dict[str, dict[str, Any]] = {}
+    for index, slots in state["state"].items():
+        numbers[str(index)] = {}
+        for name, value in slots.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value.detach().contiguous()
+            else:
+                numbers[str(index)][name] = value
+    return tensors, {"state": numbers, "param_groups": state["param_groups"]}
+
+
+def _unflatten_optimizer(
+    tensors: Mapping[str, torch.Tensor], slots: Mapping[str, Any], optimizer: Optimizer
+) -> dict[str, Any]:
+    """Put tensors and plain values together again, in the form of this optimiser's own state."""
+    state: dict[int, dict[str, Any]] = {
+        int(index): dict(values) for index, values in slots["state"].items()
+    }
+    for full_name, tensor in tensors.items():
+        kind, _, rest = full_name.partition(".")
+        index, _, name = rest.partition(".")
+        if kind == "optimizer":
+            state[int(index)][name] = tensor
+    groups = [
+        {key: _like(value, fresh.get(key)) for key, value in saved.items()}
+        for saved, fresh in zip(slots["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    return {"state": state, "param_groups": groups}
+
+
+def _like(value: Any, fresh: Any) -> Any:
+    """Return a saved setting as the optimiser keeps it: JSON knows no tuples, such as betas."""
+    return tuple(value) if isinstance(fresh, tuple) else value
+
+
+def _random_tensors() -> dict[str, torch.Tensor]:
+    tensors = {"random.torch": torch.get_rng_state()}
+    for device, state in enumerate(torch.cuda.get_rng_state_all()):
+        tensors[f"random.cuda.{device}"] = state
+    return tensors
+
+
+def _numpy_random() -> dict[str, Any]:
+    state = np.random.get_state(legacy=False)
+    internal = {**state["state"], "key": state["state"]["key"].tolist()}
+    return {**state, "state": internal}
+
+
+def _restore_random(tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> None:
+    torch.set_rng_state(tensors["random.torch"])
+    for device in range(torch.cuda.device_count()):
+        if f"random.cuda.{device}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"random.cuda.{device}"], device)
+    np.random.set_state(numbers["numpy_random"])
+    version, internal, gauss = numbers["python_random"]
+    random.setstate((version, tuple(internal), gauss))
