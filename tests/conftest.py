@@ -2,7 +2,12 @@ import logging
 
 import pytest
 
+from cases import watch_whole_runs
 from tiny import make_model_folder, make_tokenizer, run_cli, write_recipe
+
+
+def pytest_configure(config):
+    watch_whole_runs(config)
 
 
 @pytest.fixture(scope="session")

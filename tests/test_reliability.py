@@ -1,10 +1,8 @@
-"""The twelve cases that a run has to survive: which test makes each one really happen.
+"""The cases that a run has to survive, those of them that need a whole run.
 
-``CASES`` is the index. The tests below are those that need a whole run; the others lie beside what
-they test.
+``cases.py`` has the index of all of them; the other tests are beside what they test.
 """
 
-import ast
 import json
 import os
 import random
@@ -33,89 +31,6 @@ from tiny import lines, run_cli, write_recipe
 
 TESTS = Path(__file__).parent
 
-CASES = {
-    1: (  # SIGKILL at any moment of a save
-        "storage/test_checkpoint.py::test_killed_saves_leave_whole_checkpoints_and_the_same_end",
-        "storage/test_atomic.py::test_a_killed_writer_leaves_the_old_content_or_the_new_one",
-        "test_faults.py::test_twenty_kills_leave_runs_that_end_as_if_nothing_had_happened",
-    ),
-    2: (  # SIGKILL in the middle of a line
-        "storage/test_records.py::test_killed_writers_lose_no_acknowledged_record_and_write_none_twice",
-        "storage/test_records.py::test_a_file_cut_off_at_any_byte_keeps_every_whole_record_and_takes_the_rest_again",
-        "storage/test_records.py::test_a_torn_tail_is_said_and_stays_on_the_disk_until_something_is_appended",
-        "test_faults.py::test_twenty_kills_leave_runs_that_end_as_if_nothing_had_happened",
-    ),
-    3: (  # disk full or read-only, no permission, too little memory
-        "test_reliability.py::test_a_run_on_a_full_disk_ends_with_its_name_and_goes_on_once_there_is_space",
-        "test_reliability.py::test_a_run_on_a_read_only_disk_ends_with_its_name",
-        "test_reliability.py::test_memory_that_is_refused_is_named_with_what_to_lower",
-        "test_cli.py::test_a_folder_that_cannot_be_written_is_refused",
-        "storage/test_checkpoint.py::test_a_full_disk_leaves_the_old_checkpoint_and_no_half_one",
-        "storage/test_records.py::test_a_full_disk_loses_no_acknowledged_record_and_leaves_no_half_line",
-    ),
-    4: (  # kill and resume in mid-epoch
-        "test_faults.py::test_twenty_kills_leave_runs_that_end_as_if_nothing_had_happened",
-        "trainer/test_loop.py::test_a_run_that_died_between_checkpoints_repeats_the_lost_steps_the_same",
-        "storage/test_checkpoint.py::test_a_restored_run_goes_on_bit_for_bit",
-        "test_reliability.py::test_ctrl_c_in_any_stage_leaves_a_run_that_ends_the_same",
-    ),
-    5: (  # a verifier that hangs, segfaults, exits, eats memory
-        "verifiers/test_pool.py::test_a_fault_is_an_error_that_says_what_happened_and_hurts_no_other_answer",
-        "verifiers/test_pool.py::test_a_verifier_that_hangs_is_killed_at_its_deadline",
-        "verifiers/test_judging.py::test_above_the_share_the_run_stops_with_the_commonest_error",
-        "test_reliability.py::test_a_verifier_that_hangs_dies_or_exits_never_makes_an_answer_wrong",
-        "test_cli.py::test_a_verifier_that_keeps_breaking_stops_the_run",
-    ),
-    6: (  # a verifier that returns nonsense; numbers that are not numbers
-        "verifiers/test_pool.py::test_a_fault_is_an_error_that_says_what_happened_and_hurts_no_other_answer",
-        "trainer/test_loop.py::test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted",
-        "trainer/test_loop.py::test_too_many_skipped_steps_stop_the_run_and_leave_the_weights",
-        "test_reliability.py::test_a_skipped_step_is_said_and_counted",
-        "trainer/test_optimizer.py::test_a_gradient_that_is_not_finite_under_a_finite_loss_leaves_the_weights_too",
-        "test_reliability.py::test_a_group_takes_rewards_of_0_and_1_only_and_one_for_each_episode",
-    ),
-    7: (  # hostile expressions
-        "tasks/countdown/test_task.py::test_a_hostile_string_is_no_equation_within_100_ms",
-        "tasks/countdown/test_task.py::test_no_long_text_takes_100_ms",
-        "tasks/countdown/test_task.py::test_ten_thousand_fuzzed_strings_never_raise",
-        "tasks/countdown/test_arithmetic.py::test_anything_outside_the_allow_list_is_refused",
-    ),
-    8: (  # odd completions and groups
-        "test_reliability.py::test_reflections_that_are_empty_or_cut_off_are_episodes_like_others",
-        "test_reliability.py::test_a_group_of_one_is_refused_by_the_recipe",
-        "trainer/test_loop.py::test_a_step_whose_groups_are_all_dead_changes_nothing_and_a_run_of_them_says_so",
-        "test_cli.py::test_a_prompt_longer_than_the_context_is_refused",
-        "engines/local/test_engine.py::test_a_completion_ends_with_its_stop_token_or_at_its_limit",
-        "objectives/test_advantages.py::test_equal_rewards_give_exact_zeros",
-    ),
-    9: (  # a template that rewrites history
-        "episodes/test_conversation.py::test_a_template_that_rewrites_earlier_turns_is_found_out_and_said_once",
-        "engines/local/test_engine.py::test_a_prompt_that_only_begins_like_a_known_one_is_computed_from_where_they_part",
-    ),
-    10: (  # a server in trouble
-        "engines/test_server.py::test_passing_trouble_is_tried_again_and_the_group_is_whole",
-        "engines/test_server.py::test_trouble_that_stays_is_an_error_after_the_last_try",
-        "engines/test_server.py::test_one_prompt_that_fails_fails_the_call_rather_than_giving_a_partial_answer",
-        "test_reliability.py::test_no_part_of_a_group_is_trained_on",
-    ),
-    11: (  # hostile model output
-        "report/test_browser.py::test_a_report_of_hostile_text_makes_no_request_and_runs_no_script",
-        "report/test_page.py::test_hostile_text_stays_text_everywhere_on_the_page",
-        "report/test_markup.py::test_ten_thousand_fuzzed_strings_are_text_and_nothing_else",
-        "test_reliability.py::test_terminal_escapes_of_a_model_are_shown_as_text",
-        "test_reliability.py::test_terminal_escapes_in_an_error_are_shown_as_text",
-    ),
-    12: (  # keys, paths, pickles
-        "test_reliability.py::test_a_planted_key_is_found_nowhere_in_a_run",
-        "engines/test_server.py::test_the_key_reaches_the_server_and_nothing_else",
-        "test_reliability.py::test_a_name_that_leaves_the_folder_of_runs_is_refused",
-        "storage/test_records.py::test_an_id_with_dots_and_slashes_stays_text",
-        "storage/test_checkpoint.py::test_a_manifest_that_names_a_file_outside_is_refused",
-        "test_reliability.py::test_a_pickle_in_a_checkpoint_stops_the_run",
-    ),
-}
-"""Case of the twelve to the tests that make it happen."""
-
 STAGES = {
     "warmup": ("warmup.jsonl", "warmed_up"),
     "collect": ("collected.jsonl", "failures.jsonl"),
@@ -125,14 +40,6 @@ STAGES = {
     "report": ("report.html",),
 }
 """What each stage leaves, in the order of the stages; the first is what it writes to as it goes."""
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_every_test_of_the_index_exists(case):
-    for name in CASES[case]:
-        file, _, test = name.partition("::")
-        tree = ast.parse((TESTS / file).read_text())
-        assert test in {each.name for each in tree.body if isinstance(each, ast.FunctionDef)}, name
 
 
 @pytest.fixture
