@@ -7,6 +7,7 @@ from mulligan.evaluation.statistics import (
     mcnemar,
     paired_bootstrap,
     resample_pairs,
+    resample_sums,
     wilson,
 )
 
@@ -217,3 +218,12 @@ def test_few_problems_without_a_change_do_not_show_equivalence():
 def test_an_equivalence_test_needs_a_margin():
     with pytest.raises(ValueError, match="margin above zero"):
         resample_pairs([0], [0], ["a"]).tost(0.0)
+
+
+def test_clusters_weigh_by_their_size_and_are_drawn_whole():
+    found = resample_sums([10.0, 0.0], [1, 9])
+
+    assert found.value == 1.0
+    assert set(found.means_B.tolist()) == {0.0, 1.0, 10.0}
+    with pytest.raises(ValueError, match="one count for each sum"):
+        resample_sums([1.0], [1, 2])

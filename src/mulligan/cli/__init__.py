@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from mulligan.cli import overview, results, stages, tasks
+from mulligan.cli import forget, overview, results, stages, tasks
 from mulligan.cli.console import print_error, set_up_log
 from mulligan.errors import MulliganError
 
@@ -18,6 +18,7 @@ COMMANDS = (
     results.report,
     results.show,
     overview.runs,
+    forget.forget,
     tasks.tasks,
     tasks.validate,
     tasks.new_task,

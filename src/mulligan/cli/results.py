@@ -1,5 +1,6 @@
 """Commands that show what a run has come to."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from mulligan.cli.console import console, print_json
 from mulligan.cli.options import Json, Runs, Target, find_run
 from mulligan.errors import MulliganError
+from mulligan.storage.run_folder import RunFolder
 
 
 def report(
@@ -25,6 +27,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run, and print its table; of a file of rows, print the table."""
+    from mulligan.evaluation.forgetting.records import read_forgetting
     from mulligan.report.table import rows_of, table, table_as_json
 
     is_rows = target.suffix == ".json"
@@ -32,7 +35,9 @@ def report(
     if is_rows and (rows or figures):
         raise MulliganError(f"{target} holds rows; --rows and --figures need the folder of a run.")
     if as_json:
-        print_json(table_as_json(table(place)))
+        forgotten = None if is_rows else read_forgetting(RunFolder(place).forgetting)
+        measured = {"forgetting": asdict(forgotten)} if forgotten else {}
+        print_json(table_as_json(table(place)) | measured)
     elif rows:
         from mulligan.evaluation.rows import write_rows
 

@@ -1,8 +1,9 @@
 """Commands that do the work of a run: all of its stages, or one of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,9 @@ from mulligan.errors import MulliganError
 from mulligan.storage.atomic import remove_folder
 from mulligan.storage.lock import hold
 from mulligan.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from mulligan.run.session import Session
 
 
 def demo(runs: Runs = Path("runs"), resume: Resume = False, overwrite: Overwrite = False) -> None:
@@ -86,14 +90,22 @@ def _run_some(
 
 
 def _run_stages(recipe: Recipe, folder: RunFolder, names: Sequence[str]) -> None:
+    from mulligan.run.stages import run_stages
+
+    with holding(recipe, folder) as session:
+        run_stages(session, names)
+
+
+@contextmanager
+def holding(recipe: Recipe, folder: RunFolder) -> "Iterator[Session]":
+    """Hold a run for a command; one that is asked to stop says so and how to go on."""
     from mulligan.interrupt import StoppedEarly, StopRequest
     from mulligan.run.session import open_session
-    from mulligan.run.stages import run_stages
 
     stop = StopRequest()
     try:
         with stop.listening(console), open_session(recipe, folder, console, stop) as session:
-            run_stages(session, names)
+            yield session
     except StoppedEarly as reached:
         console.print(f"Stopped at {reached}; everything is saved. Go on with --resume.")
         raise typer.Exit(STOPPED) from None

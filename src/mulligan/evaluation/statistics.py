@@ -134,10 +134,29 @@ def resample_pairs(
         shapes = f"{first.shape}, {second.shape} and {labels.shape}"
         raise ValueError(f"paired columns need one equal length above zero, got {shapes}")
     _, index = np.unique(labels, return_inverse=True)
-    sums = np.bincount(index, weights=second - first).astype(np.float64)
-    counts = np.bincount(index).astype(np.float64)
-    means = _resampled_means(sums, counts, resamples, seed)
-    return Resampled(float(sums.sum() / counts.sum()), means, len(sums))
+    sums = np.bincount(index, weights=second - first)
+    return resample_sums(sums, np.bincount(index), resamples=resamples, seed=seed)
+
+
+def resample_sums(
+    sums: ArrayLike, counts: ArrayLike, *, resamples: int = 10_000, seed: int = 0
+) -> Resampled:
+    """Return the mean over everything, and its values over resampled clusters.
+
+    Args:
+        sums: what the rows of each cluster add up to, shape (clusters,).
+        counts: how many rows each cluster has, shape (clusters,).
+        resamples: how many times the clusters are drawn with replacement.
+        seed: the same seed gives the same draws.
+
+    Raises:
+        ValueError: there are no clusters, or not one count for each sum.
+    """
+    totals, sizes = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    if totals.shape != sizes.shape or totals.ndim != 1 or not totals.size:
+        raise ValueError(f"needs one count for each sum, got {totals.shape} and {sizes.shape}")
+    means = _resampled_means(totals, sizes, resamples, seed)
+    return Resampled(float(totals.sum() / sizes.sum()), means, len(totals))
 
 
 def paired_bootstrap(

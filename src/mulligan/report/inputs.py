@@ -7,6 +7,7 @@ from typing import Any
 
 from mulligan.config import read_yaml, with_new_names
 from mulligan.errors import MulliganError
+from mulligan.evaluation.forgetting.records import Forgetting, read_forgetting
 from mulligan.evaluation.results import compute
 from mulligan.evaluation.tables import Table
 from mulligan.evaluation.trials import Trials, plan_of, read_trials
@@ -35,6 +36,8 @@ class RunContent:
     """How many failures are stored."""
     trials: Trials
     table: Table
+    forgetting: Forgetting | None
+    """What the model forgot; None until `mulligan forget` measured it."""
 
 
 def read_run(run: Path) -> RunContent:
@@ -60,6 +63,7 @@ def read_run(run: Path) -> RunContent:
         failures=count_lines(folder.failures),
         trials=trials,
         table=compute(trials, plan_of(settings.get("evaluate"))),
+        forgetting=read_forgetting(folder.forgetting),
     )
 
 

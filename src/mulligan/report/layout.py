@@ -4,6 +4,7 @@ The page's Content-Security-Policy allows inline styles and nothing else, so tha
 slipped through escaping could load nothing and run nothing.
 """
 
+from collections.abc import Sequence
 from importlib.resources import files
 
 from mulligan.report.markup import Html, element, together
@@ -39,7 +40,7 @@ def stacked(value: str, *notes: str) -> Html:
     return together(element("b", value), *small)
 
 
-def grid(headings: tuple[str, ...], rows: list[tuple[str, ...]], kind: str) -> Html:
+def grid(headings: Sequence[str], rows: Sequence[tuple[str, ...]], kind: str) -> Html:
     """Return a table whose rows start with their names; ``kind`` is its class."""
     head = element("tr", *(element("th", heading, scope="col") for heading in headings))
     body = (

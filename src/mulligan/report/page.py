@@ -7,7 +7,7 @@ from statistics import median
 from mulligan.evaluation.controls import CONTROLS
 from mulligan.evaluation.tables import ControlDifference, Difference, LeakRate, Table
 from mulligan.evaluation.trials import COLUMNS, TIMES, TITLES
-from mulligan.report import episodes
+from mulligan.report import episodes, forgetting
 from mulligan.report.figures import (
     TRAINING_CURVES,
     WARMUP_CURVE,
@@ -77,8 +77,16 @@ def _sections(run: RunContent) -> Iterator[Html]:
     yield section("Wrong answers and unreadable ones", *_reasons(run.table))
     yield section("Training", *_training(run))
     yield section("Episodes", *_episodes(run))
+    yield section("What was forgotten", *_forgetting(run))
     yield section("Stages and settings", *stages(run))
     yield section("Make these numbers again", *commands(run), *versions(run))
+
+
+def _forgetting(run: RunContent) -> Iterator[Html]:
+    if run.forgetting is None:
+        yield _missing("Not measured yet; `mulligan forget` does.")
+        return
+    yield from forgetting.paragraphs(run.forgetting)
 
 
 def _missing(sentence: str) -> Html:

@@ -65,6 +65,16 @@ class RunFolder:
         return self.path / "evaluation" / f"{when}.jsonl"
 
     @property
+    def forgetting(self) -> Path:
+        """What the run's model forgot."""
+        return self.path / "forgetting.json"
+
+    @property
+    def forgetting_items(self) -> Path:
+        """One line per item of other tasks: which checkpoints got it right."""
+        return self.path / "forgetting.jsonl"
+
+    @property
     def report(self) -> Path:
         """The page that a person reads."""
         return self.path / "report.html"
