@@ -3,7 +3,6 @@ import pytest
 
 from mulligan.study.statistics import (
     equivalent,
-    holm,
     pooled,
     smallest_detectable,
     variance_components,
@@ -152,14 +151,6 @@ def test_equivalence_needs_the_whole_interval_within_the_margin():
 def test_a_margin_of_zero_is_refused():
     with pytest.raises(ValueError, match="above zero"):
         equivalent(THREE_RUNS, None, margin=0.0)
-
-
-def test_holm_adjusts_by_rank_and_never_falls():
-    # Ranks: 0.01 x 3, 0.03 x 2, then 0.04 x 1, which may not be below the one before.
-    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx(
-        {"a": 0.03, "c": 0.06, "b": 0.06}
-    )
-    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
 
 
 def test_crossed_factors_are_told_apart():

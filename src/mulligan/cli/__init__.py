@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from mulligan.cli import forget, overview, results, stages, tasks
+from mulligan.cli import forget, overview, results, stages, study, tasks
 from mulligan.cli.console import print_error, set_up_log
 from mulligan.errors import MulliganError
 
@@ -17,6 +17,8 @@ COMMANDS = (
     stages.evaluate,
     results.report,
     results.show,
+    study.study,
+    study.seeds,
     overview.runs,
     forget.forget,
     tasks.tasks,

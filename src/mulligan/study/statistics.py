@@ -136,19 +136,6 @@ def equivalent(
     return -margin < result.low and result.high < margin
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p-values adjusted for their number: each is compared with the level of one test.
-
-    Source: Holm (1979), A simple sequentially rejective multiple test procedure.
-    """
-    adjusted: dict[str, float] = {}
-    running = 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda each: p_values[each])):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[name]))
-        adjusted[name] = running
-    return adjusted
-
-
 def variance_components(
     values: Sequence[float], levels: Mapping[str, Sequence[str | int]]
 ) -> dict[str, float]:

@@ -1,0 +1,171 @@
+"""The work of a study: shared stages, then what each run does alone, each done once.
+
+A job is done in a folder of its own, which is an ordinary run folder, and takes what the jobs
+before it left in theirs. A kill at any moment leaves folders that the stages go on from.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from mulligan.config import Recipe
+from mulligan.interrupt import StopRequest
+from mulligan.run.session import Session, open_session, refuse_changed_settings, stages_done
+from mulligan.run.stages import run_stages
+from mulligan.storage.atomic import remove_folder, whole_folder, write_atomically
+from mulligan.storage.run_folder import RunFolder
+from mulligan.study.plan import SHARED, Plan, PlannedRun
+from mulligan.study.result import ResultsFolder
+
+ALONE = ("train", "evaluate-after", "report")
+"""Stages that every run does for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A piece of work that one process does at a time."""
+
+    id: str
+    """Name of its folder, below the study's."""
+    stage: str
+    """A shared stage, or ``run``."""
+    says: str
+    """What it is, for a person."""
+    recipe: Recipe
+    needs: tuple[str, ...]
+    """Jobs whose folders it takes from."""
+    run: PlannedRun | None = None
+    """The run that it ends, for a job that is no shared stage."""
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The folder of a study, and the name of each thing in it."""
+
+    path: Path
+
+    @property
+    def declared(self) -> Path:
+        """The study as it was declared when it started."""
+        return self.path / "study.json"
+
+    @property
+    def results(self) -> ResultsFolder:
+        """The small files of finished runs."""
+        return ResultsFolder(self.path / "results")
+
+    @property
+    def table(self) -> Path:
+        """The study's table, as JSON."""
+        return self.path / "table.json"
+
+    @property
+    def page(self) -> Path:
+        """The page that a person reads."""
+        return self.path / "study.html"
+
+    def of(self, job: str) -> RunFolder:
+        """Return the run folder of a job."""
+        return RunFolder(self.path / job)
+
+    def log(self, job: Job) -> Path:
+        """Return the file that a job's output goes to."""
+        return self.path / "logs" / f"{job.id.replace('/', '-')}.txt"
+
+
+def jobs_of(plan: Plan) -> list[Job]:
+    """Return every job of a study in an order in which each comes after those that it needs."""
+    jobs: dict[str, Job] = {}
+    for run in plan.runs:
+        for job in _jobs_of_run(run):
+            jobs.setdefault(job.id, job)
+    return list(jobs.values())
+
+
+def _jobs_of_run(run: PlannedRun) -> Iterator[Job]:
+    ids = {stage: f"shared/{stage}-{run.shared[stage]}" for stage in SHARED}
+    warmed = (ids["warmup"],)
+    for stage in SHARED:
+        needs = () if stage == "warmup" else warmed
+        yield Job(ids[stage], stage, f"{stage}, seed {run.seed}", run.recipe, needs)
+    says = f"{run.arm}, seed {run.seed}"
+    yield Job(f"runs/{run.id}", "run", says, run.recipe, tuple(ids.values()), run)
+
+
+def do_job(job: Job, folder: StudyFolder, console: Console, stop: StopRequest) -> None:
+    """Do a job, or go on with it; where it ends a run, keep its result.
+
+    Raises:
+        MulliganError: whatever stops a run.
+        StoppedEarly: asked to stop; everything is saved.
+    """
+    run = folder.of(job.id)
+    if run.config.exists():
+        refuse_changed_settings(run, job.recipe)
+    with open_session(job.recipe, run, console, stop) as session:
+        for needed in job.needs:
+            _take(session, folder.of(needed))
+        run_stages(session, ALONE if job.run else [job.stage])
+    if job.run:
+        folder.results.keep(job.run, run)
+
+
+def is_done(job: Job, folder: StudyFolder) -> bool:
+    """Whether a job has nothing left to do."""
+    if job.run:
+        return folder.results.has(job.run)
+    return job.stage in stages_done(folder.of(job.id))
+
+
+def jobs_to_do(jobs: Sequence[Job], folder: StudyFolder) -> list[Job]:
+    """Return the jobs that are left: runs without a result, and what they need."""
+    runs = [job for job in jobs if job.run and not is_done(job, folder)]
+    wanted = {needed for job in runs for needed in job.needs} | {job.id for job in runs}
+    return [job for job in jobs if job.id in wanted and not is_done(job, folder)]
+
+
+def drop_weights(jobs: Sequence[Job], folder: StudyFolder) -> None:
+    """Delete the weights that no run will need again, where there still are any."""
+    left = {needed for job in jobs_to_do(jobs, folder) for needed in (job.id, *job.needs)}
+    for job in jobs:
+        if job.id not in left:
+            remove_folder(folder.of(job.id).warmed_up)
+            remove_folder(folder.of(job.id).checkpoints)
+
+
+def _take(session: Session, source: RunFolder) -> None:
+    """Take what the stages of another folder left, unless it was taken before."""
+    for stage in stages_done(source):
+        if stage in SHARED and not session.is_done(stage):
+            for name in _left_by(stage):
+                _copy(source.path / name, session.run.path / name)
+            session.mark_done(stage)
+
+
+def _left_by(stage: str) -> tuple[str, ...]:
+    """Return the names of the files and folders that a shared stage leaves."""
+    run = RunFolder(Path())
+    left = {
+        "warmup": (run.warmed_up, run.warmup_log),
+        "collect": (run.failures, run.collected),
+        "evaluate-before": (run.evaluation("before"),),
+    }
+    return tuple(map(str, left[stage]))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, or link the files of a folder: weights are large, and never written again."""
+    if source.is_dir():
+        remove_folder(target)
+        with whole_folder(target) as partial:
+            for file in sorted(source.iterdir()):
+                try:
+                    os.link(file, partial / file.name)
+                except OSError:  # another file system, or one without links
+                    shutil.copy2(file, partial / file.name)
+    elif source.exists():
+        write_atomically(target, source.read_bytes())

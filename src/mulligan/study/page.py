@@ -1,0 +1,111 @@
+"""The page of a study: the answers, the table, a figure for each endpoint, and every run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mulligan.report.layout import document, grid, section, stacked
+from mulligan.report.markup import Html, element
+from mulligan.report.table import NOTHING, points
+from mulligan.storage.atomic import write_atomically
+from mulligan.study.figure import changes_figure
+from mulligan.study.outcomes import OUTCOME_TITLES
+from mulligan.study.show import answers, heading, missing, number_text, spreads
+from mulligan.study.table import Estimate, Quantity, StudyTable
+
+_HOW_TO_READ = (
+    "Each run trains a model of its own. Numbers are means over runs. An interval is the wider of "
+    "two: Student’s t over the run means, and a bootstrap that draws runs and problems anew. "
+    "Differences to the base are paired by seed and problem. A new run is expected in the range "
+    "under a change, as often as the level says."
+)
+_CROSSED = (
+    "Seeds are crossed, so these runs are not independent of each other: there are no intervals, "
+    "only means and what makes the spread."
+)
+
+
+def write_page(table: StudyTable, path: Path) -> None:
+    """Write the page of a study; the same table gives the same bytes.
+
+    Raises:
+        MulliganError: the page cannot be written.
+    """
+    write_atomically(path, document(table.name, *_sections(table)))
+
+
+def _sections(table: StudyTable) -> Iterator[Html]:
+    lede = (table.about, _size(table))
+    yield element(
+        "header",
+        element("p", "Mulligan · a study", class_="kicker"),
+        element("h1", table.name),
+        *(element("p", text, class_="lede") for text in lede if text),
+        *(element("p", text, class_="missing") for text in missing(table)),
+    )
+    said = [*answers(table), *spreads(table)]
+    if said:
+        yield section("What the endpoints say", *(element("p", each) for each in said))
+    figures = [changes_figure(table, outcome) for outcome in (table.primary, *table.secondary)]
+    about = [element("p", _HOW_TO_READ, class_="note")]
+    if table.spreads:
+        about.append(element("p", _CROSSED, class_="note"))
+    yield section("Figures", element("div", *(f for f in figures if f), class_="charts"), *about)
+    yield section("The table", *(part for arm in table.arms for part in _of_arm(table, arm)))
+    yield section("The runs", _runs(table))
+
+
+def _size(table: StudyTable) -> str:
+    finished = sum(map(table.finished, table.arms))
+    planned = len(table.runs)
+    return (
+        f"{len(table.arms)} arms, {finished} of {planned} runs, {table.problems:,} problems each. "
+        f"Intervals hold {100 * table.level:.3g}%."
+    )
+
+
+def _of_arm(table: StudyTable, arm: str) -> Iterator[Html]:
+    quantities: tuple[Quantity, ...] = ("before", "after", "change", "against_base")
+    if arm == table.base:
+        quantities = quantities[:3]
+    rows = []
+    for outcome in table.outcomes:
+        cells = [table.estimate(arm, outcome, quantity) for quantity in quantities]
+        if any(cells):
+            rows.append((OUTCOME_TITLES[outcome], *(_cell(cell) for cell in cells)))
+    headings = ("", "Before", "After", "Change, points", f"Against {table.base}, points")
+    yield element("h3", heading(table, arm))
+    yield grid(headings[: len(quantities) + 1], rows, "rates")
+
+
+def _cell(estimate: Estimate | None) -> Html:
+    if estimate is None:
+        return stacked(NOTHING)
+    number = number_text(estimate.quantity, estimate.outcome)
+    notes = []
+    if estimate.low is not None and estimate.high is not None:
+        notes.append(f"{number(estimate.low)} to {number(estimate.high)}")
+    if estimate.quantity == "change" and estimate.new_low is not None:
+        assert estimate.new_high is not None
+        notes.append(f"new run {points(estimate.new_low)} to {points(estimate.new_high)}")
+    return stacked(number(estimate.mean), *notes)
+
+
+def _runs(table: StudyTable) -> Html:
+    rows = []
+    for run in table.runs:
+        changes = [
+            estimate.per_run.get(run.seed) if estimate else None
+            for outcome in (table.primary, *table.secondary)
+            for estimate in [table.estimate(run.arm, outcome, "change")]
+        ]
+        costs = (run.steps, run.generated_tokens, run.training_seconds)
+        rows.append(
+            (
+                f"{run.arm}, seed {run.seed}",
+                *(NOTHING if value is None else points(value) for value in changes),
+                *(NOTHING if cost is None else f"{cost:,.0f}" for cost in costs),
+            )
+        )
+    titles = [OUTCOME_TITLES[outcome] for outcome in (table.primary, *table.secondary)]
+    headings = ("Change, points", *titles, "Steps", "Generated tokens", "Training, s")
+    return grid(headings, rows, "plain")
