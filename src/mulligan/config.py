@@ -302,6 +302,8 @@ class Recipe(Section):
     """``auto`` takes a GPU where there is one."""
     seed: int = 0
     """Every random choice derives from it."""
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where else training steps are sent; each needs its package."""
     prompts: Prompts = Prompts()
     generate: Generate
     engine: EngineSettings = LocalEngine()
@@ -339,6 +341,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "train.stop_after",
         "train.tokens_at_once",
         "device",
+        "track",
         "engine.memory_gib",
         "engine.url",
         "engine.api_key_env",

@@ -5,7 +5,7 @@ off goes on where it was.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mulligan.engines.base import require_token_ids, require_trainable
@@ -23,6 +23,7 @@ from mulligan.run.out_of_memory import memory_errors
 from mulligan.run.session import Session
 from mulligan.storage.atomic import remove_folder, whole_folder
 from mulligan.storage.records import RecordLog
+from mulligan.trainer.trackers import open_trackers, require_trackers
 from mulligan.types import SftStep, StepMetrics
 
 
@@ -126,7 +127,11 @@ def train_stage(session: Session) -> None:
     policy, tokenizer = session.load(session.start_model)
     steps = recipe.train.steps
     done = Checkpoints(run.checkpoints, recipe.train.keep_checkpoints).newest()
-    with session.progress("train", steps) as advance, FailureStore(run.failures) as store:
+    with (
+        session.progress("train", steps) as advance,
+        FailureStore(run.failures) as store,
+        open_trackers(run, recipe) as trackers,
+    ):
         advance(done or 0)
         if done and recipe.format == 1 and len(store) > SAME_IN_FORMAT_1:
             raise MulliganError(
@@ -138,6 +143,7 @@ def train_stage(session: Session) -> None:
         def progress(line: StepMetrics) -> None:
             note = f"retries that pass {line.reward:.0%}, {line.reflection_tokens:.0f} tokens"
             advance(1, note)
+            trackers.append(asdict(line))
 
         train(
             policy=policy,
@@ -273,11 +279,12 @@ def run_stages(session: Session, names: Sequence[str]) -> None:
 
     Raises:
         MulliganError: a stage that one of them needs is not done, or the recipe's engine cannot
-            serve training that is asked for.
+            serve training that is asked for, or a tracker is not installed.
     """
     if "train" in names:  # said now, not after the hours that collecting may take
         kind = session.recipe.engine.kind
         require_trainable(kind, find_engine(kind).abilities)
+        require_trackers(session.recipe.track)
     for stage in (each for each in STAGES if each.name in names):
         if stage.name != "report" and session.is_done(stage.name):
             session.console.print(f"{stage.name}: done before")

@@ -51,6 +51,11 @@ class RunFolder:
         return self.path / "timings.jsonl"
 
     @property
+    def tracked(self) -> Path:
+        """The run's name among a tracker's runs, and the last step that each tracker was sent."""
+        return self.path / "tracked.json"
+
+    @property
     def episodes(self) -> Path:
         """Every episode trained on."""
         return self.path / "episodes.jsonl"
