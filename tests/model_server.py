@@ -28,6 +28,7 @@ class ModelServer(ThreadingHTTPServer):
         self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.requests = []
+        self.stopped = False
         self.lock = threading.Lock()
 
     @property
@@ -111,14 +112,19 @@ class ModelServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_GET(self):
         self.answer({})
 
     def do_POST(self):
-        self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.answer(json.loads(content) if content else {})
 
     def answer(self, request):
+        if self.server.stopped:
+            self.close_connection = True
+            return
         with self.server.lock:
             self.server.requests.append((self.path, request))
             status, body = self.server.reply(self.path, request)
@@ -141,5 +147,6 @@ def serving(folder, *arguments, **settings):
     try:
         yield server
     finally:
+        server.stopped = True  # connections that are kept open are not answered either
         server.shutdown()
         server.server_close()

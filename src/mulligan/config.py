@@ -25,6 +25,7 @@ from pydantic import (
     Tag,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from mulligan.errors import MulliganError, nearest
@@ -142,6 +143,38 @@ class ServerEngine(Section):
     """Requests under way at a time."""
 
 
+class VllmEngine(Section):
+    """A vLLM server generates with the newest weights: one that runs, or one the run starts."""
+
+    kind: Literal["vllm"]
+    url: str | None = None
+    """Address of a server that runs, up to and with ``/v1``; it must be this run's alone."""
+    model: str | None = None
+    """What that server calls the model."""
+    python: str | None = None
+    """Python of vLLM's own environment: the run starts a server with it, and ends it."""
+    arguments: tuple[str, ...] = ()
+    """More arguments of ``vllm serve`` for a server that the run starts."""
+    weights: Literal["folder", "adapter", "nccl"] = "folder"
+    """How weights travel: model folders, LoRA adapters, or from GPU to GPU."""
+    api_key_env: str | None = None
+    """Environment variable that holds the server's key; left out: none is sent."""
+    timeout_seconds: PositiveFloat = 600.0
+    """How long one request may take."""
+    start_seconds: PositiveFloat = 600.0
+    """How long a server may take to start."""
+    parallel: PositiveInt = 64
+    """Requests under way at a time."""
+
+    @model_validator(mode="after")
+    def _reached_or_started(self) -> "VllmEngine":
+        if (self.url is None) == (self.python is None) or (self.url and not self.model):
+            raise ValueError(
+                "give either `python` (the run starts the server) or `url` and `model` (it runs)"
+            )
+        return self
+
+
 class OtherEngine(Section):
     """An engine that another package brings."""
 
@@ -153,6 +186,7 @@ class OtherEngine(Section):
 ENGINES: Mapping[str, type[Section]] = {
     "local": LocalEngine,
     "server": ServerEngine,
+    "vllm": VllmEngine,
     "other": OtherEngine,
 }
 """Sections of the engines' kinds; ``other`` stands for every kind that we do not know."""
@@ -169,6 +203,7 @@ def _kind_of_engine(settings: Any) -> str:
 EngineSettings = Annotated[
     Annotated[LocalEngine, Tag("local")]
     | Annotated[ServerEngine, Tag("server")]
+    | Annotated[VllmEngine, Tag("vllm")]
     | Annotated[OtherEngine, Tag("other")],
     Discriminator(_kind_of_engine),
 ]
@@ -344,6 +379,8 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "track",
         "engine.memory_gib",
         "engine.url",
+        "engine.python",
+        "engine.start_seconds",
         "engine.api_key_env",
         "engine.timeout_seconds",
         "engine.parallel",

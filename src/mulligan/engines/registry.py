@@ -87,7 +87,31 @@ class ServerMaker(EngineMaker):
         )
 
 
-OWN: Mapping[str, type[EngineMaker]] = {"local": LocalMaker, "server": ServerMaker}
+class VllmMaker(EngineMaker):
+    """Drives a vLLM server, which is given the newest weights."""
+
+    abilities = Abilities(token_ids=True, logprobs=True, weights=True, exact=False)
+
+    @staticmethod
+    def make(settings: Mapping[str, Any], surroundings: Surroundings) -> Engine:
+        """Reach the server at ``url``, or start one with ``python``."""
+        from mulligan.engines.vllm.engine import make_vllm
+
+        assert surroundings.policy is not None
+        return make_vllm(
+            settings,
+            surroundings.policy,
+            surroundings.tokenizer,
+            surroundings.dtype,
+            surroundings.folder,
+        )
+
+
+OWN: Mapping[str, type[EngineMaker]] = {
+    "local": LocalMaker,
+    "server": ServerMaker,
+    "vllm": VllmMaker,
+}
 
 
 def find_engine(kind: str) -> type[EngineMaker]:

