@@ -314,8 +314,17 @@ class Verify(Section):
     """Where a task's verifier runs: safe built-in ones in process, all others apart."""
 
     workers: PositiveInt = 2
+    """Processes that verify at once."""
     deadline_seconds: PositiveFloat = 5.0
+    """Longest time that one call of the verifier may take."""
     memory_mib: PositiveInt = 1024
+    """Memory that a verifier may allocate."""
+    file_mib: PositiveInt = 64
+    """The largest file that it may write."""
+    processes: PositiveInt = 32
+    """How many processes it may start."""
+    environment: tuple[str, ...] = ()
+    """Environment variables that it needs besides the usual ones; it sees no others."""
     max_error_share: Share = 0.1
     """The run stops when a larger share of verdicts are verifier errors."""
 

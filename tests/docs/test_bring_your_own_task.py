@@ -92,5 +92,5 @@ def test_the_defaults_named_on_the_page_are_those_of_a_recipe():
     from mulligan.config import Verify
 
     for name, value in Verify().model_dump().items():
-        shown = f"{value:g}" if isinstance(value, float) else value
+        shown = f"{value:g}" if isinstance(value, float) else value or "none by default"
         assert f"`verify.{name}` ({shown})" in PAGE

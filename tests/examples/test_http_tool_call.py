@@ -8,6 +8,7 @@ import pytest
 
 from mulligan.errors import MulliganError
 from mulligan.tasks.registry import load_task
+from mulligan.verifiers.limits import Limits
 from mulligan.verifiers.pool import verifier_for
 from mulligan.verifiers.validate import passed, validate_task
 
@@ -44,7 +45,7 @@ def _call(problem, **changes) -> str:
 
 
 def test_the_example_is_a_valid_task(task):
-    checks = validate_task(task, count=30, deadline_s=90)
+    checks = validate_task(task, count=30, limits=Limits(deadline_s=90))
     assert passed(checks), [check for check in checks if check.result == "failed"]
     results = {check.name: check.result for check in checks}
     assert results["reference answers pass"] == "skipped"
@@ -52,7 +53,7 @@ def test_the_example_is_a_valid_task(task):
 
 
 def test_a_call_that_the_service_accepts_passes_in_the_workers(task, problem):
-    with verifier_for(task, deadline_s=90) as verifier:
+    with verifier_for(task, limits=Limits(deadline_s=90)) as verifier:
         assert verifier.verify_many([(problem, _call(problem))])[0].passed
 
 
@@ -141,7 +142,7 @@ def test_a_service_in_trouble_or_that_redirects_is_an_error_not_a_wrong_call(
 ):
     url, asked = service_that_answers(status)
     task = load_task(str(FOLDER / "booking.py"), {"url": url, "timeout_s": 60})
-    with verifier_for(task, workers=1, deadline_s=90) as verifier:
+    with verifier_for(task, workers=1, limits=Limits(deadline_s=90)) as verifier:
         verdict = verifier.verify_many([(problem, _call(problem))])[0]
     assert verdict.status == "error"
     assert str(status) in verdict.detail
@@ -150,7 +151,7 @@ def test_a_service_in_trouble_or_that_redirects_is_an_error_not_a_wrong_call(
 
 def test_a_service_that_is_not_there_is_an_error(problem):
     task = load_task(str(FOLDER / "booking.py"), {"url": "http://127.0.0.1:9"})
-    with verifier_for(task, workers=1, deadline_s=90) as verifier:
+    with verifier_for(task, workers=1, limits=Limits(deadline_s=90)) as verifier:
         assert verifier.verify_many([(problem, _call(problem))])[0].status == "error"
 
 

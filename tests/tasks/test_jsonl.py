@@ -4,6 +4,7 @@ import pytest
 
 from mulligan.errors import MulliganError
 from mulligan.tasks.registry import load_task
+from mulligan.verifiers.limits import Limits
 from mulligan.verifiers.pool import verifier_for
 from mulligan.verifiers.validate import passed, validate_task
 
@@ -80,7 +81,7 @@ def test_a_pattern_that_never_ends_is_cut_off_at_the_deadline(rows):
     path = rows({"messages": "What?", "reference": "(a+)+$"})
     task = load_task(path, {"verifier": "regex"})
     problem = next(p for split in ("train", "test") for p in task.problems(split))
-    with verifier_for(task, workers=1, deadline_s=0.3) as verifier:
+    with verifier_for(task, workers=1, limits=Limits(deadline_s=0.3)) as verifier:
         result = verifier.verify_many([(problem, "a" * 40 + "b")])[0]
     assert result.status == "error"
     assert "took longer than 0.3 s" in result.detail

@@ -8,6 +8,7 @@ from reasoning_gym.factory import DATASETS
 from mulligan.errors import MulliganError
 from mulligan.tasks.reasoning_gym import HASH_DEPENDENT, UNFIT, ReasoningGym, parse_spec
 from mulligan.tasks.registry import load_task
+from mulligan.verifiers.limits import Limits
 from mulligan.verifiers.validate import validate_task
 
 SMALL = "train_size=12,test_size=6"
@@ -24,7 +25,9 @@ STANDALONE = sorted(DATASETS.keys() - UNFIT.keys() - set(HASH_DEPENDENT))
 
 def check_dataset(name: str) -> None:
     """Validate one data set as a task; its reference answers pass, where it has any."""
-    checks = validate_task(load_task(f"reasoning_gym:{name},{SMALL}"), 6, 1, deadline_s=60)
+    checks = validate_task(
+        load_task(f"reasoning_gym:{name},{SMALL}"), 6, 1, limits=Limits(deadline_s=60)
+    )
     assert [check for check in checks if check.result == "failed"] == []
     expected = "skipped" if name in NO_REFERENCE else "ok"
     results = {check.name: check.result for check in checks}

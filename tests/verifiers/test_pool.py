@@ -1,7 +1,12 @@
 """Every fault is made to happen for real, in a worker process."""
 
+import json
 import os
+import socket
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +15,12 @@ from mulligan.errors import MulliganError
 from mulligan.tasks.base import Task
 from mulligan.tasks.registry import load_task
 from mulligan.types import Problem, Verdict
+from mulligan.verifiers import worker_handle
+from mulligan.verifiers.limits import Limits, processes_by_group
 from mulligan.verifiers.pool import InProcessVerifier, IsolatedVerifier, verifier_for
 
 HOSTILE = """
-import ctypes, os, subprocess, sys, time
+import ctypes, json, os, resource, socket, subprocess, sys, tempfile, time
 from mulligan import Problem, Task, Verdict
 
 hoard = []
@@ -62,6 +69,22 @@ def fork_and_exit():
     os._exit(7)
 
 
+def write_a_large_file():
+    with tempfile.TemporaryFile() as file:
+        file.write(b"x" * 3_000_000)
+        file.flush()
+
+
+def start_processes():
+    for _ in range(60):
+        subprocess.Popen(["sleep", "300"])
+    time.sleep(300)
+
+
+def connect():
+    socket.create_connection(("127.0.0.1", int(os.environ["CHILD_PID_FILE"])), timeout=5)
+
+
 def hang():
     while True:
         pass
@@ -91,7 +114,11 @@ FAULTS = {
     "close_fds": lambda: os.closerange(3, 256),
     "write_to_pipes": write_to_pipes,
     "replace_stdout": replace_stdout,
+    "large_file": write_a_large_file,
+    "processes": start_processes,
+    "connect": connect,
 }
+KINDS = ("RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_CORE")
 RETURNS = {"None": None, "nan": float("nan"), "str": "passed", "True": True, "one": 1}
 
 
@@ -107,6 +134,12 @@ class Hostile(Task):
             FAULTS[answer]()
         if answer in RETURNS:
             return RETURNS[answer]
+        if answer == "environment":
+            return Verdict.wrong(detail=json.dumps(dict(os.environ)))
+        if answer == "limits":
+            used = time.process_time()
+            bounds = {kind: resource.getrlimit(getattr(resource, kind)) for kind in KINDS}
+            return Verdict.wrong(detail=json.dumps([used, bounds]))
         return Verdict.right() if answer == str(problem.given["number"]) else Verdict.wrong()
 """
 
@@ -121,12 +154,17 @@ TELLING = {
     "interrupt": "KeyboardInterrupt",
     "fork_and_exit": "ended its process with exit code 7",
     "close_fds": "ended its process with exit code 1",
+    "large_file": "File too large",
     "None": "hostile: verify returned None, where a Verdict was expected",
     "nan": "hostile: verify returned nan, where a Verdict was expected",
     "str": "hostile: verify returned 'passed', where a Verdict was expected",
     "True": "hostile: verify returned True, where a Verdict was expected",
     "one": "hostile: verify returned 1, where a Verdict was expected",
 }
+
+
+PATIENT = Limits(deadline_s=60, memory_mib=100, file_mib=1, environment=("CHILD_PID_FILE",))
+IMPATIENT = Limits(deadline_s=1, environment=("CHILD_PID_FILE",))
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +181,13 @@ def problems(task) -> list[Problem]:
 
 @pytest.fixture
 def verifier(task):
-    with IsolatedVerifier(task.source, workers=2, deadline_s=60, memory_mib=100) as verifier:
+    with IsolatedVerifier(task.source, workers=2, limits=PATIENT) as verifier:
         yield verifier
 
 
 @pytest.fixture
 def impatient_verifier(task):
-    with IsolatedVerifier(task.source, workers=1, deadline_s=1) as verifier:
+    with IsolatedVerifier(task.source, workers=1, limits=IMPATIENT) as verifier:
         yield verifier
 
 
@@ -196,6 +234,82 @@ def test_noise_does_not_disturb_the_verdicts(fault, verifier, problems, child_pi
     assert statuses == ["failed", "passed", "passed"]
 
 
+def test_a_verifier_sees_no_key_or_token_of_the_environment(monkeypatch, task, problems):
+    secrets = ("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "MY_URL")
+    for name in secrets:
+        monkeypatch.setenv(name, "planted")
+    with IsolatedVerifier(task.source, 1, Limits(environment=["MY_URL"])) as verifier:
+        seen = json.loads(verifier.verify(problems[0], "environment").detail)
+    assert {"PATH", "HOME"} <= seen.keys()
+    assert [name for name, value in seen.items() if value == "planted"] == ["MY_URL"]
+
+
+def test_a_verifier_is_bounded_in_time_memory_and_files(task, problems):
+    limits = Limits(deadline_s=2, memory_mib=100, file_mib=7)
+    with IsolatedVerifier(task.source, 1, limits) as verifier:
+        used, bounds = json.loads(verifier.verify(problems[0], "limits").detail)
+    assert used < bounds["RLIMIT_CPU"][0] <= used + limits.cpu_s + 2
+    assert bounds["RLIMIT_FSIZE"] == [7 * 2**20] * 2
+    assert 100 * 2**20 < bounds["RLIMIT_AS"][1] < 4000 * 2**20
+    assert bounds["RLIMIT_CORE"] == [0, 0]
+
+
+def test_a_verifier_that_starts_too_many_processes_is_killed_with_them(task, problems):
+    with IsolatedVerifier(task.source, 1, Limits(deadline_s=60, processes=20)) as verifier:
+        verdict = verifier.verify(problems[0], "processes")
+        pids = [worker.process.pid for worker in verifier._workers]
+    assert verdict.status == "error"
+    assert "processes, where 20 are allowed, and was killed" in verdict.detail
+    assert all(processes_by_group().get(pid, 0) == 0 for pid in pids)
+
+
+def cut_off_here() -> bool:
+    """Whether this system lets a process leave the network."""
+    code = "from mulligan.verifiers.limits import leave_network as f; print(f())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_a_verifier_reaches_the_network_only_where_its_task_needs_it(
+    network, task, problems, monkeypatch
+):
+    if not cut_off_here():
+        pytest.skip("this system has no network namespaces for us")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("CHILD_PID_FILE", str(server.getsockname()[1]))
+        limits = replace(PATIENT, network=network)
+        with IsolatedVerifier(task.source, 1, limits) as verifier:
+            verdict = verifier.verify(problems[0], "connect")
+    assert verdict.status == ("failed" if network else "error")
+    assert ("Network is unreachable" in verdict.detail) is not network
+
+
+def test_where_the_network_cannot_be_cut_off_it_is_said_once(caplog, monkeypatch):
+    worker_handle._say_once_if_online.cache_clear()
+    for _ in range(3):
+        worker_handle._say_once_if_online("Operation not permitted")
+        worker_handle._say_once_if_online("")
+    assert [record.getMessage() for record in caplog.records] == [
+        "Verifiers keep their network: this system does not let them be cut off "
+        "(Operation not permitted)."
+    ]
+
+
+def test_whether_answers_are_the_same_is_asked_in_the_workers_too(tmp_path):
+    path = tmp_path / "same.py"
+    path.write_text(
+        HOSTILE + "\n    def same_answer(self, problem, one, other):\n"
+        "        return {'raise': 1 / len(other)}.get(one, one.lower() == other.lower())\n"
+    )
+    task = load_task(str(path))
+    problem = next(iter(task.problems("train")))
+    assert task.compares_answers
+    with verifier_for(task) as verifier:
+        triples = [(problem, "a", "A"), (problem, "a", "b"), (problem, "a", "")]
+        assert verifier.same_many(triples) == [True, False, None]
+
+
 def test_what_a_verifier_writes_into_the_pipes_never_becomes_a_pass(verifier, problems):
     pairs = [(problem, "write_to_pipes") for problem in problems[:4]]
     assert not any(verdict.passed for verdict in verifier.verify_many(pairs))
@@ -232,7 +346,7 @@ def test_the_deadline_is_per_call_not_per_batch(impatient_verifier, problems):
 
 @pytest.mark.parametrize("fault", ["spawn_and_hang", "spawn_and_return"])
 def test_what_a_verifier_started_dies_with_its_worker(fault, task, problems, child_pid_file):
-    with IsolatedVerifier(task.source, workers=1, deadline_s=1) as verifier:
+    with IsolatedVerifier(task.source, workers=1, limits=IMPATIENT) as verifier:
         verifier.verify(problems[0], fault)
         child = int(child_pid_file.read_text())
     assert _is_gone(child)
@@ -296,10 +410,15 @@ def test_a_problem_that_is_not_plain_json_is_named(verifier, problems):
         verifier.verify(odd, "0")
 
 
-@pytest.mark.parametrize("bounds", [{"workers": 0}, {"deadline_s": 0}, {"memory_mib": 0}])
-def test_senseless_bounds_are_refused(bounds, task):
+@pytest.mark.parametrize("bound", ["deadline_s", "memory_mib", "file_mib", "processes"])
+def test_senseless_limits_are_refused(bound):
+    with pytest.raises(MulliganError, match="Verifying needs a deadline above 0 s"):
+        Limits(**{bound: 0})
+
+
+def test_no_workers_at_all_are_refused(task):
     with pytest.raises(MulliganError, match="at least one worker"):
-        IsolatedVerifier(task.source, **bounds)
+        IsolatedVerifier(task.source, workers=0)
 
 
 def test_two_thousand_verifications_a_second_are_reached(task, problems):

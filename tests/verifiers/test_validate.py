@@ -5,6 +5,7 @@ from rich.console import Console
 
 from mulligan.errors import MulliganError
 from mulligan.tasks.registry import load_task
+from mulligan.verifiers.limits import Limits
 from mulligan.verifiers.validate import Check, passed, validate_task, validation_table
 
 GOOD = """
@@ -35,7 +36,7 @@ def validate(tmp_path):
         assert old in GOOD
         path = tmp_path / "double.py"
         path.write_text(GOOD.replace(old, new, 1) if old else GOOD)
-        checks = validate_task(load_task(str(path)), count=30, deadline_s=deadline_s)
+        checks = validate_task(load_task(str(path)), count=30, limits=Limits(deadline_s=deadline_s))
         return {check.name: check for check in checks}
 
     return run

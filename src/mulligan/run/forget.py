@@ -27,6 +27,7 @@ from mulligan.storage.atomic import write_atomically
 from mulligan.storage.records import encode
 from mulligan.tasks.base import Task
 from mulligan.tasks.registry import list_tasks, load_task
+from mulligan.verifiers.limits import limits_of
 from mulligan.verifiers.pool import verifier_for
 
 if TYPE_CHECKING:
@@ -173,9 +174,7 @@ def _choices(
     settings = session.recipe.verify
     conversations = session.conversations(models["trained"], tokenizer)
     for name, task in tasks.items():
-        with verifier_for(
-            task, settings.workers, settings.deadline_seconds, settings.memory_mib
-        ) as verifier:
+        with verifier_for(task, settings.workers, limits_of(settings)) as verifier:
             items = items_of(task, verifier.verify_many, asked.items, session.recipe.seed)
         with session.progress(name, len(items)) as advance:
             yield from choose(models, conversations, name, items, advance)

@@ -46,6 +46,7 @@ from mulligan.tasks.registry import load_task
 from mulligan.tasks.splits import first_problems
 from mulligan.types import Problem, Sampling, Verdict
 from mulligan.verifiers.judging import ErrorShare
+from mulligan.verifiers.limits import limits_of
 from mulligan.verifiers.pool import Verifier, verifier_for
 
 if TYPE_CHECKING:
@@ -78,9 +79,7 @@ class Session:
         """Judges answers: in process where that is safe, else in workers that can be killed."""
         settings = self.recipe.verify
         return self._stack.enter_context(
-            verifier_for(
-                self.task, settings.workers, settings.deadline_seconds, settings.memory_mib
-            )
+            verifier_for(self.task, settings.workers, limits_of(settings))
         )
 
     def verify(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:

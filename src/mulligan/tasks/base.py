@@ -40,6 +40,8 @@ class Task(ABC):
     """True only for verifiers that are bounded in time and memory by construction: they run in
     process. All others run in worker processes that can be killed (``verifiers/pool.py``)."""
 
+    network: ClassVar[bool] = False
+    """Whether the verifier needs the network, which worker processes are cut off from else."""
     rules_changed: ClassVar[Mapping[int, str]] = MappingProxyType({})
     """What changed in how answers are judged, by the run format from which on it holds. A run of
     an older format is not continued under other rules than it was started with."""

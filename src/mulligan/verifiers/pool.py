@@ -1,4 +1,4 @@
-"""Running a user's verifier where it can be killed.
+"""Running a user's verifier where it can be killed: a pool of worker processes, and who is blamed.
 
 A verifier that hangs, crashes, leaves, floods its output or allocates without end costs one
 verdict ``error`` and one worker process, which is replaced. Requests are pipelined to the workers
@@ -11,6 +11,7 @@ that moves to a session of its own escapes that.
 import selectors
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -19,12 +20,14 @@ from mulligan.tasks.base import Split, Task, TaskSource
 from mulligan.tasks.user_file import explain
 from mulligan.types import Problem, Verdict
 from mulligan.verifiers.judging import judge
-from mulligan.verifiers.process import START_S, WorkerProcess, encode
+from mulligan.verifiers.limits import Limits, processes_by_group
+from mulligan.verifiers.worker_handle import START_S, WorkerHandle, encode
 
 MAX_AHEAD = 32
 """Most requests that wait in one worker's pipe."""
 
 Pairs = Sequence[tuple[Problem, str]]
+Triples = Sequence[tuple[Problem, str, str]]
 
 
 class Verifier(Protocol):
@@ -38,6 +41,10 @@ class Verifier(Protocol):
         """Whether each text contains a passing answer; ``None`` where the verifier broke."""
         ...
 
+    def same_many(self, triples: Triples) -> list[bool | None]:
+        """Whether two answers to a problem say the same; ``None`` where the task broke."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -48,9 +55,7 @@ class Verifier(Protocol):
     ) -> None: ...
 
 
-def verifier_for(
-    task: Task, workers: int = 2, deadline_s: float = 5.0, memory_mib: int = 1024
-) -> Verifier:
+def verifier_for(task: Task, workers: int = 2, limits: Limits | None = None) -> Verifier:
     """Return a verifier for a task, to be used as a context manager.
 
     Tasks that are safe by construction are verified in process, all others in worker processes.
@@ -58,8 +63,7 @@ def verifier_for(
     Args:
         task: Made by ``load_task``, unless it is safe.
         workers: Number of worker processes.
-        deadline_s: Longest time that one call of the verifier may take, in seconds.
-        memory_mib: How much memory a verifier may allocate, in MiB.
+        limits: What a worker may use; whether that is the network, the task says.
 
     Raises:
         MulliganError: the task is not safe and was not made by ``load_task``.
@@ -72,7 +76,7 @@ def verifier_for(
             f"themselves: make it by mulligan.tasks.registry.load_task, not by hand. (Or mark the "
             f"class safe = True, if no answer can make its verifier hang or crash.)"
         )
-    return IsolatedVerifier(task.source, workers, deadline_s, memory_mib)
+    return IsolatedVerifier(task.source, workers, replace(limits or Limits(), network=task.network))
 
 
 class InProcessVerifier:
@@ -89,9 +93,21 @@ class InProcessVerifier:
         """Whether each text contains a passing answer; ``None`` where the verifier broke."""
         return [self._leaks(problem, text) for problem, text in pairs]
 
+    def same_many(self, triples: Triples) -> list[bool | None]:
+        """Whether two answers to a problem say the same; ``None`` where the task broke."""
+        return [self._same(*triple) for triple in triples]
+
     def _leaks(self, problem: Problem, text: str) -> bool | None:
         try:
             return bool(self.task.leaks(problem, text))
+        except Exception:
+            return None
+
+    def _same(self, problem: Problem, one: str, other: str) -> bool | None:
+        try:
+            return self.task.same_answer(problem, one, other)
+        except MulliganError:
+            raise
         except Exception:
             return None
 
@@ -115,30 +131,16 @@ class IsolatedVerifier:
     Args:
         source: Where the workers find the task (``task.source``).
         workers: Number of worker processes.
-        deadline_s: Longest time that one call may take, in seconds; then its worker is killed.
-        memory_mib: How much memory a verifier may allocate, in MiB.
+        limits: What a worker may use.
     """
 
-    def __init__(
-        self,
-        source: TaskSource,
-        workers: int = 2,
-        deadline_s: float = 5.0,
-        memory_mib: int = 1024,
-    ) -> None:
-        if workers < 1 or deadline_s <= 0 or memory_mib < 1:
-            raise MulliganError(
-                f"Verifying needs at least one worker, a deadline above 0 s and 1 MiB of memory, "
-                f"not workers={workers}, deadline_s={deadline_s}, memory_mib={memory_mib}."
-            )
+    def __init__(self, source: TaskSource, workers: int = 2, limits: Limits | None = None) -> None:
+        if workers < 1:
+            raise MulliganError(f"Verifying needs at least one worker, not workers={workers}.")
         self.source = source
-        self.deadline_s = deadline_s
-        self._setup = {
-            "memory_mib": memory_mib,
-            "orphan_s": 2 * max(deadline_s, START_S),
-        }
+        self.limits = limits or Limits()
         self._count = workers
-        self._workers: list[WorkerProcess] = []
+        self._workers: list[WorkerHandle] = []
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Judge one answer."""
@@ -153,13 +155,21 @@ class IsolatedVerifier:
         requests = self._requests("verify", pairs)
         return [
             Verdict.error(reply["error"]) if "error" in reply else Verdict(*reply["value"])
-            for reply in self._exchange(requests, self.deadline_s)
+            for reply in self._exchange(requests, self.limits.deadline_s)
         ]
 
     def leaks_many(self, pairs: Pairs) -> list[bool | None]:
         """Whether each text contains a passing answer; ``None`` where the verifier broke."""
         requests = self._requests("leaks", pairs)
-        return [reply.get("value") for reply in self._exchange(requests, self.deadline_s)]
+        return [reply.get("value") for reply in self._exchange(requests, self.limits.deadline_s)]
+
+    def same_many(self, triples: Triples) -> list[bool | None]:
+        """Whether two answers to a problem say the same; ``None`` where the task broke."""
+        requests = [
+            self._request(number, "same", problem, one, other)
+            for number, (problem, one, other) in enumerate(triples)
+        ]
+        return [reply.get("value") for reply in self._exchange(requests, self.limits.deadline_s)]
 
     def problem_ids(self, split: Split, count: int) -> list[str]:
         """Return the first ids of a split as a worker process sees them.
@@ -195,7 +205,9 @@ class IsolatedVerifier:
             for number, (problem, text) in enumerate(pairs)
         ]
 
-    def _request(self, number: int, action: str, problem: Problem, text: str) -> bytes:
+    def _request(
+        self, number: int, action: str, problem: Problem, text: str, other: str = ""
+    ) -> bytes:
         sent = {
             "id": problem.id,
             "messages": problem.messages,
@@ -204,7 +216,9 @@ class IsolatedVerifier:
             "tools": problem.tools,
         }
         try:
-            return encode({"n": number, "do": action, "problem": sent, "text": text})
+            return encode(
+                {"n": number, "do": action, "problem": sent, "text": text, "other": other}
+            )
         except (TypeError, ValueError) as error:
             raise MulliganError(
                 f"The problem {problem.id} of the task {self.source.spec!r} should hold plain JSON "
@@ -217,26 +231,28 @@ class IsolatedVerifier:
         replies: dict[int, dict[str, Any]] = {}
         try:
             while len(replies) < len(requests):
-                self._staff(min(self._count, len(requests)))
+                self._start_missing(min(self._count, len(requests)))
                 self._hand_out(waiting, requests)
-                self._wait(deadline_s)
+                quiet = self._wait(deadline_s)
+                groups = processes_by_group() if quiet else {}
                 for worker in list(self._workers):
+                    worker.count(groups.get(worker.process.pid, 0))
                     replies |= worker.listen(deadline_s)
                     if worker.trouble or worker.leaving:
-                        replies |= self._bury(worker, waiting)
+                        replies |= self._remove(worker, waiting)
         except BaseException:
             # What is still in the pipes belongs to this call only.
             self.close()
             raise
         return [replies[index] for index in range(len(requests))]
 
-    def _staff(self, wanted: int) -> None:
+    def _start_missing(self, wanted: int) -> None:
         """Start workers until there are enough, in place of those that ended while idle, too."""
         for worker in [worker for worker in self._workers if worker.lost_while_idle]:
             self._workers.remove(worker)
             worker.kill()
         while len(self._workers) < wanted:
-            self._workers.append(WorkerProcess(self.source, self._setup))
+            self._workers.append(WorkerHandle(self.source, self.limits))
 
     def _hand_out(self, waiting: deque[int], requests: Sequence[bytes]) -> None:
         """Give each worker its share of what waits: many at first, one by one at the end."""
@@ -247,16 +263,22 @@ class IsolatedVerifier:
                 worker.ask(index, requests[index])
             worker.push()
 
-    def _wait(self, deadline_s: float) -> None:
-        """Sleep until a worker has something to say or takes more, or a deadline may be over."""
+    def _wait(self, deadline_s: float) -> bool:
+        """Sleep until a worker has something to say or takes more, or a deadline may be over.
+
+        Returns:
+            Whether nothing happened, so that what the workers do may be looked at.
+        """
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
+                if worker.closed:
+                    continue  # it is ending, and would always be ready to be read
                 selector.register(worker.replies, selectors.EVENT_READ)
                 if worker.outgoing:
                     selector.register(worker.requests, selectors.EVENT_WRITE)
-            selector.select(timeout=min(0.1, deadline_s / 10))
+            return not selector.select(timeout=min(0.1, deadline_s / 10))
 
-    def _bury(self, worker: WorkerProcess, waiting: deque[int]) -> dict[int, dict[str, Any]]:
+    def _remove(self, worker: WorkerHandle, waiting: deque[int]) -> dict[int, dict[str, Any]]:
         """Remove a lost worker; blame the request it worked on, and put the others back."""
         self._workers.remove(worker)
         worker.kill()

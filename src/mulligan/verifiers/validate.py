@@ -12,6 +12,7 @@ from mulligan.errors import MulliganError
 from mulligan.tasks.base import Split, Task
 from mulligan.tasks.user_file import explain
 from mulligan.types import Problem, Verdict
+from mulligan.verifiers.limits import Limits
 from mulligan.verifiers.pool import IsolatedVerifier, Verifier, verifier_for
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def validate_task(
     task: Task,
     count: int = 100,
     workers: int = 2,
-    deadline_s: float = 5.0,
-    memory_mib: int = 1024,
+    limits: Limits | None = None,
 ) -> list[Check]:
     """Check a task's problems and its verifier; no model is needed.
 
@@ -86,8 +86,7 @@ def validate_task(
         task: Made by ``load_task``, so that a fresh process can load it too.
         count: How many problems of each split are looked at.
         workers: Worker processes for a verifier that is not safe.
-        deadline_s: Longest time that one call of it may take, in seconds.
-        memory_mib: How much memory it may allocate, in MiB.
+        limits: What it may use.
 
     Returns:
         One outcome for each check, in the order in which they were made. Where the problems cannot
@@ -96,7 +95,7 @@ def validate_task(
     Raises:
         MulliganError: the verifier cannot be started.
     """
-    with verifier_for(task, workers, deadline_s, memory_mib) as verifier:
+    with verifier_for(task, workers, limits) as verifier:
         bench = _Bench(task, verifier, count)
         checks = [_run("problems can be made", _make_problems, bench)]
         if checks[0].result == "ok":
@@ -197,7 +196,8 @@ def _stable(bench: _Bench) -> str:
         _compare_ids(ids, again, bench.problems[split], f"{split}: asked a second time")
     if bench.task.source is None:
         return "the same twice (not tried in a fresh process: the task was made by hand)"
-    with IsolatedVerifier(bench.task.source, workers=1) as fresh:
+    limits = Limits(network=bench.task.network)
+    with IsolatedVerifier(bench.task.source, 1, limits) as fresh:
         for split in bench.problems:
             ids = [problem.id for problem in bench.problems[split]]
             try:

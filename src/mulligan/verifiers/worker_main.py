@@ -1,21 +1,17 @@
-"""The worker process in which a user's verifier runs; ``isolation.py`` is the other end.
+"""What a worker process does: it loads the task and verifies; ``worker_handle.py`` asks it.
 
-Started as ``python -m mulligan.verifiers.worker REQUESTS REPLIES``, two inherited file descriptors.
-Both carry JSON, one message a line, answers in the order of the requests. Standard input, output
-and error lead nowhere, so a verifier may print what it likes.
-
-What this is not: a sandbox against malice. It keeps a run alive when a verifier misbehaves; it
-does not keep code that the user chose to run from reading files or using the network.
+Started as ``python -m mulligan.verifiers.worker_main REQUESTS REPLIES``, two inherited file
+descriptors. Both carry JSON, one message per line, answers in the order of the requests. Standard
+input, output and error lead nowhere, so a verifier may print what it likes. What it may use is
+said in ``limits.py``.
 """
 
 import json
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from mulligan.errors import MulliganError
@@ -24,6 +20,7 @@ from mulligan.tasks.registry import load_task
 from mulligan.tasks.user_file import explain
 from mulligan.types import Problem
 from mulligan.verifiers.judging import checked
+from mulligan.verifiers.limits import allow_cpu_seconds, bound_this_process, leave_network
 
 MAX_DETAIL = 2000
 """Characters of a verdict's detail that are sent back."""
@@ -36,13 +33,14 @@ def main() -> None:
         os.set_inheritable(descriptor, False)
     lines = open(requests, "rb")  # noqa: SIM115 (open until this process ends)
     setup = json.loads(lines.readline())
+    online = "" if setup["network"] else leave_network()
     try:
         task = load_task(setup["spec"], setup["options"])
     except MulliganError as error:
         _send(replies, {"failed": str(error)})
     else:
-        _bound_memory(setup["memory_mib"] * 2**20)
-        _send(replies, {"value": "ready"})
+        bound_this_process(setup["memory_mib"], setup["file_mib"])
+        _send(replies, {"value": "ready", "online": online})
         _serve(task, lines, replies, setup)
     # Whatever the verifier has started and left behind belongs to this process group.
     os.killpg(0, signal.SIGKILL)
@@ -55,6 +53,7 @@ def _serve(task: Task, lines: BinaryIO, replies: int, setup: dict[str, Any]) -> 
     for line in lines:
         # Should this process be orphaned in a hanging verifier, the kernel ends it.
         signal.setitimer(signal.ITIMER_REAL, setup["orphan_s"])
+        allow_cpu_seconds(setup["cpu_s"])
         try:
             reply = _answer(task, json.loads(line))
         except MemoryError:
@@ -90,6 +89,10 @@ def _leaks(task: Task, request: dict[str, Any]) -> bool:
     return bool(task.leaks(_problem(request), request["text"]))
 
 
+def _same(task: Task, request: dict[str, Any]) -> bool:
+    return bool(task.same_answer(_problem(request), request["text"], request["other"]))
+
+
 def _ids(task: Task, request: dict[str, Any]) -> list[str]:
     problems = task.problems(request["split"])
     return [problem.id for problem in islice(problems, request["count"])]
@@ -98,6 +101,7 @@ def _ids(task: Task, request: dict[str, Any]) -> list[str]:
 _ACTIONS: dict[str, Callable[[Task, dict[str, Any]], Any]] = {
     "verify": _verify,
     "leaks": _leaks,
+    "same": _same,
     "ids": _ids,
 }
 
@@ -107,18 +111,6 @@ def _problem(request: dict[str, Any]) -> Problem:
     return Problem(
         sent["id"], tuple(sent["messages"]), sent["given"], sent["reference"], tuple(sent["tools"])
     )
-
-
-def _bound_memory(size: int) -> None:
-    """Let this process allocate ``size`` bytes beyond what it has mapped by now.
-
-    The bound is on address space, the one that the kernel enforces before the memory is used.
-    Where the system does not say how much is mapped (other than Linux), there is no bound.
-    """
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        limit = int(statm.read_text().split()[0]) * resource.getpagesize() + size
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _send(descriptor: int, message: dict[str, Any]) -> None:

@@ -1,6 +1,10 @@
-"""One worker process, seen from outside: asked, listened to, and killed."""
+"""One worker process, as the process that started it sees it: asked, listened to, and killed.
+
+What runs in it is ``worker_main.py``; ``pool.py`` keeps several of them busy.
+"""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -9,38 +13,48 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from mulligan.errors import MulliganError
 from mulligan.tasks.base import TaskSource
+from mulligan.verifiers.limits import Limits
 
 START_S = 120.0
 """How long a worker may take to load its task, in seconds."""
+CLOSED_S = 5.0
+"""How long a worker that has closed its pipe may take to end, in seconds."""
 _CHUNK = 65536
+_log = logging.getLogger(__name__)
 
 
-class WorkerProcess:
-    """Starts ``worker.py`` and speaks with it, without ever blocking.
+class WorkerHandle:
+    """Starts ``worker_main.py`` and speaks with it, without ever blocking.
 
     Args:
         source: The task that the worker loads.
-        setup: The bounds that the worker sets itself (see ``worker.py``).
+        limits: What the worker may use.
     """
 
-    def __init__(self, source: TaskSource, setup: Mapping[str, Any]) -> None:
+    def __init__(self, source: TaskSource, limits: Limits) -> None:
         self.source = source
+        self.limits = limits
         self.in_flight: deque[int] = deque()
         """Requests sent and not yet answered, oldest first: the oldest is being worked on."""
         self.outgoing = bytearray()
         """Bytes that the pipe had no room for yet."""
         self.leaving = False
         """Whether the worker has said that it ends, so that nothing in flight is to blame."""
+        self.closed = False
+        """Whether the worker has closed its end of the pipe, so that nothing more can come."""
         self._ready = False
         self._unread = b""
         self._trouble = ""
         self._clock = time.monotonic()
         self._start()
-        self.outgoing += encode({"spec": source.spec, "options": dict(source.options), **setup})
+        self.outgoing += encode(
+            {"spec": source.spec, "options": dict(source.options), **self._setup}
+        )
 
     def ask(self, index: int, request: bytes) -> None:
         """Queue a request; its deadline runs from the moment the worker can begin with it."""
@@ -59,11 +73,12 @@ class WorkerProcess:
         except OSError:
             self.outgoing.clear()  # The other end is gone: reading will tell why.
 
-    def listen(self, deadline_s: float) -> dict[int, dict[str, Any]]:
+    def listen(self, deadline_s: float | None = None) -> dict[int, dict[str, Any]]:
         """Read the replies that have come; afterwards ``trouble`` says whether the worker is lost.
 
         Args:
-            deadline_s: Longest time that the oldest request may take, in seconds.
+            deadline_s: Longest time that the oldest request may take, in seconds; by default, the
+                limits'.
 
         Returns:
             Reply for each request index.
@@ -73,10 +88,15 @@ class WorkerProcess:
         """
         # Looked up before reading, so that the last words of a worker that ended are not missed.
         ended = self.process.poll() is not None
-        replies, closed = self._read()
-        if ended or closed:
-            self._trouble = self._trouble or self._end()
-        elif self._busy_s > (limit_s := deadline_s if self._ready else START_S):
+        replies = self._read()
+        limit_s = START_S
+        if self._ready:
+            limit_s = self.limits.deadline_s if deadline_s is None else deadline_s
+        if ended:
+            self._trouble = self._trouble or self._how_it_ended()
+        elif self.closed and self._busy_s > CLOSED_S:
+            self._trouble = self._trouble or "closed the pipe to its parent and was killed"
+        elif self._busy_s > limit_s:
             self._trouble = f"took longer than {limit_s:g} s and was killed"
         if self._trouble and not self._ready:
             raise MulliganError(
@@ -84,6 +104,14 @@ class WorkerProcess:
                 f"it {self._trouble}."
             )
         return replies
+
+    def count(self, processes: int) -> None:
+        """Take note of how many processes the worker and what it started are."""
+        if self._ready and processes > self.limits.processes + 1:
+            self._trouble = self._trouble or (
+                f"started {processes - 1} processes, where {self.limits.processes} are allowed, "
+                "and was killed"
+            )
 
     @property
     def trouble(self) -> str:
@@ -93,7 +121,7 @@ class WorkerProcess:
     @property
     def _busy_s(self) -> float:
         """How long the worker has been loading its task or working on its oldest request."""
-        busy = self.in_flight or not self._ready
+        busy = self.in_flight or not self._ready or self.closed
         return time.monotonic() - self._clock if busy else 0.0
 
     @property
@@ -109,12 +137,23 @@ class WorkerProcess:
         os.close(self.requests)
         os.close(self.replies)
 
+    @property
+    def _setup(self) -> dict[str, Any]:
+        """The bounds that the worker sets itself."""
+        return {
+            "memory_mib": self.limits.memory_mib,
+            "file_mib": self.limits.file_mib,
+            "cpu_s": self.limits.cpu_s,
+            "network": self.limits.network,
+            "orphan_s": 2 * max(self.limits.deadline_s, START_S),
+        }
+
     def _start(self) -> None:
         theirs_in, self.requests = os.pipe()
         self.replies, theirs_out = os.pipe()
         os.set_blocking(self.requests, False)
         os.set_blocking(self.replies, False)
-        command = [sys.executable, "-P", "-m", "mulligan.verifiers.worker"]
+        command = [sys.executable, "-P", "-m", "mulligan.verifiers.worker_main"]
         try:
             self.process = subprocess.Popen(  # noqa: S603 (our own module)
                 [*command, str(theirs_in), str(theirs_out)],
@@ -123,8 +162,7 @@ class WorkerProcess:
                 stderr=subprocess.DEVNULL,
                 pass_fds=(theirs_in, theirs_out),
                 cwd=self.source.folder,
-                # Workers stand side by side: one that multiplies matrices should use one core.
-                env={"OMP_NUM_THREADS": "1", **os.environ},
+                env=self.limits.variables(),
                 start_new_session=True,
             )
         except OSError as error:
@@ -135,9 +173,12 @@ class WorkerProcess:
             os.close(theirs_in)
             os.close(theirs_out)
 
-    def _read(self) -> tuple[dict[int, dict[str, Any]], bool]:
-        """Return the new replies, and whether the worker closed its end."""
+    def _read(self) -> dict[int, dict[str, Any]]:
+        """Return the new replies."""
         data, closed = self._available()
+        if closed and not self.closed:
+            self.closed = True
+            self._clock = time.monotonic()
         *lines, self._unread = (self._unread + data).split(b"\n")
         replies: dict[int, dict[str, Any]] = {}
         for line in lines:
@@ -153,7 +194,8 @@ class WorkerProcess:
                 raise MulliganError(str(reply["failed"]))
             else:
                 self._ready = True
-        return replies, closed
+                _say_once_if_online(str(reply.get("online", "")))
+        return replies
 
     def _expects(self, reply: dict[str, Any]) -> bool:
         """Whether a reply is to the oldest request; a last word need not say to which it is."""
@@ -172,15 +214,20 @@ class WorkerProcess:
             return bytes(data), False
         return bytes(data), True
 
-    def _end(self) -> str:
+    def _how_it_ended(self) -> str:
         """Describe how the process ended, as the end of a sentence."""
-        try:
-            code = self.process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            return "closed the pipe to its parent and was killed"
+        code = self.process.wait()
         if code < 0:
             return f"crashed: killed by {signal.Signals(-code).name}"
         return f"ended its process with exit code {code}"
+
+
+@cache
+def _say_once_if_online(why: str) -> None:
+    if why:
+        _log.warning(
+            "Verifiers keep their network: this system does not let them be cut off (%s).", why
+        )
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
