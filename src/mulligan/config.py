@@ -32,6 +32,7 @@ from mulligan.errors import MulliganError, nearest
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+AverageFrom = Annotated[float, Field(ge=0, lt=1)] | None
 Dtype = Literal["float32", "bfloat16"]
 
 FORMAT = 2
@@ -94,6 +95,8 @@ class Sft(Section):
     """Share of the steps in which the learning rate rises."""
     train_on_failed_attempt: bool = False
     """Whether the wrong first answers of the demonstrations are trained on too."""
+    average_from: AverageFrom = None
+    """As ``train.average_from``: the warm-up ends with the mean of its last steps' weights."""
     seed: int | None = None
     """Draws the demonstrations and their order; left out: the run's seed."""
 
@@ -258,6 +261,9 @@ class Train(Section):
     keep_checkpoints: PositiveInt = 2
     max_skipped_steps: PositiveInt = 5
     """The run stops after this many steps whose loss or gradient was not finite."""
+    average_from: AverageFrom = None
+    """Share of the steps after which weights are averaged: training ends with the mean over the
+    rest (0.5: the second half). Left out: it ends with the weights of the last step."""
     seed: int | None = None
     """Draws the failures of each step and what is generated for them; left out: the run's seed."""
 

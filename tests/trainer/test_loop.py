@@ -110,6 +110,35 @@ def test_a_seed_of_its_own_draws_a_training_as_a_run_of_that_seed_would(bench, u
     assert bench.episodes("own-seed")[0] != bench.episodes(uninterrupted)[0]
 
 
+def test_training_ends_with_the_mean_of_its_last_weights(bench, tiny_llama):
+    ends = [
+        dict(
+            bench.train(
+                f"steps-{steps}",
+                f"train.steps={steps}",
+                "train.schedule=constant",
+                "train.warmup_ratio=0",
+            ).named_parameters()
+        )
+        for steps in (3, 4)
+    ]
+    mean = bench.train(
+        "mean", "train.schedule=constant", "train.warmup_ratio=0", "train.average_from=0.5"
+    )
+    for name, weight in mean.named_parameters():
+        torch.testing.assert_close(weight, (ends[0][name] + ends[1][name]) / 2)
+
+
+@pytest.mark.parametrize("stop_after", [2, 3])
+def test_a_mean_of_weights_goes_on_bit_for_bit_where_a_run_stopped(bench, stop_after):
+    bench.train("mean-in-one-go", "train.average_from=0.25")
+    name = f"mean-stopped-{stop_after}"
+    with pytest.raises(StoppedEarly):
+        bench.train(name, "train.average_from=0.25", f"train.stop_after={stop_after}")
+    bench.train(name, "train.average_from=0.25")
+    assert bench.written(name) == bench.written("mean-in-one-go")
+
+
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_a_run_that_stopped_and_went_on_equals_one_that_did_not_bit_for_bit(
     bench, uninterrupted, stop_after

@@ -105,3 +105,23 @@ def test_parameters_that_need_no_gradient_stay_out_of_the_optimiser():
     settings = {"learning_rate": 0.1, "schedule": "constant", "warmup_ratio": 0.0}
     optimizer = PolicyOptimizer(policy, steps=1, dtype="float32", **settings)
     assert sum(len(group["params"]) for group in optimizer.optimizer.param_groups) == 2
+
+
+def test_the_last_step_ends_with_the_mean_of_the_weights_since_the_first_that_counts():
+    policy, optimizer = make(steps=4, average_from=0.5)
+    _, plain = reference = make(steps=4)
+    seen = []
+    for _ in range(4):
+        optimizer.step([loss_of(policy)])
+        plain.step([loss_of(reference[0])])
+        seen.append(reference[0].weight.detach().clone())
+    assert torch.allclose(policy.weight, (seen[2] + seen[3]) / 2)
+
+
+def test_before_the_last_step_the_policy_has_the_weights_of_its_steps():
+    policy, optimizer = make(steps=4, average_from=0.0)
+    other, plain = make(steps=4)
+    for _ in range(3):
+        optimizer.step([loss_of(policy)])
+        plain.step([loss_of(other)])
+    assert torch.equal(policy.weight, other.weight)

@@ -110,6 +110,7 @@ def train(
                     tokenizer=tokenizer,
                     optimizer=updater.optimizer.optimizer,
                     scheduler=updater.optimizer.scheduler,
+                    average=updater.optimizer.average,
                     state=state,
                 )
                 checkpoints.save(step, write)
@@ -138,6 +139,7 @@ def _restore(
         model=policy,
         optimizer=optimizer.optimizer,
         scheduler=optimizer.scheduler,
+        average=optimizer.average,
     )
 
 

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mulligan.config import Dtype
 from mulligan.errors import MulliganError
+from mulligan.trainer.average import WeightAverage
 
 
 def seed_generators(seed: int) -> None:
@@ -78,6 +79,8 @@ class PolicyOptimizer:
         first_step_learns: whether the first of them has a learning rate above 0.
         weight_decay: of AdamW.
         max_grad_norm: bound on the gradient's norm.
+        average_from: share of the steps after which weights are averaged; after the last step
+            the policy then has the mean for its weights.
         dtype: of the arithmetic.
     """
 
@@ -92,6 +95,7 @@ class PolicyOptimizer:
         first_step_learns: bool = True,
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
+        average_from: float | None = None,
         dtype: Dtype = "bfloat16",
     ) -> None:
         on_cpu = next(policy.parameters()).device.type == "cpu"
@@ -116,6 +120,8 @@ class PolicyOptimizer:
             first_step_learns=first_step_learns,
         )
         self.scheduler = LambdaLR(self.optimizer, factor)
+        self.steps = steps
+        self.average = None if average_from is None else WeightAverage(policy, average_from, steps)
 
     def step(self, losses: Iterable[Callable[[], Tensor]]) -> Update:
         """Take one step on the sum of some losses, each computed and differentiated in turn.
@@ -136,5 +142,13 @@ class PolicyOptimizer:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
+        self._average(done=self.scheduler.last_epoch)
         self.policy.eval()
         return Update(total, norm, rate, applied)
+
+    def _average(self, done: int) -> None:
+        """Take the weights into the mean, where there is one, and end with it."""
+        if self.average is not None:
+            self.average.add(done)
+            if done == self.steps:
+                self.average.put_into_policy()

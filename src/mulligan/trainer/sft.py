@@ -70,6 +70,7 @@ def fine_tune(
         schedule="cosine",
         warmup_ratio=settings.warmup_ratio,
         first_step_learns=first_step_learns,
+        average_from=settings.average_from,
         dtype=dtype,
     )
     for step, batch in enumerate(batches, start=1):

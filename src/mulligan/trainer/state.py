@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mulligan.errors import MulliganError
 from mulligan.storage.checkpoint import refuse_pickles
+from mulligan.trainer.average import WeightAverage
 
 WEIGHTS = "model.safetensors"
 TENSORS = "training_state.safetensors"
@@ -48,9 +49,10 @@ def save_training_state(
     tokenizer: PreTrainedTokenizerBase,
     optimizer: Optimizer,
     scheduler: LRScheduler,
+    average: WeightAverage | None = None,
     state: TrainingState,
 ) -> None:
-    """Write weights, tokenizer, optimiser, schedule and random states into an empty folder.
+    """Write weights, tokenizer, optimiser, schedule, mean and random states into an empty folder.
 
     The folder then loads with ``from_pretrained``, and ``load_training_state`` restores every bit.
 
@@ -61,7 +63,8 @@ def save_training_state(
     model.save_pretrained(folder, max_shard_size="1000TB")
     tokenizer.save_pretrained(folder)
     tensors, slots = _flatten_optimizer(optimizer.state_dict())
-    save_file({**tensors, **_random_tensors()}, folder / TENSORS)
+    means = average.tensors() if average else {}
+    save_file({**tensors, **means, **_random_tensors()}, folder / TENSORS)
     numbers = {
         "step": state.step,
         "extra": {"skipped": state.skipped},
@@ -79,6 +82,7 @@ def load_training_state(
     model: PreTrainedModel,
     optimizer: Optimizer,
     scheduler: LRScheduler,
+    average: WeightAverage | None = None,
 ) -> TrainingState:
     """Restore what ``save_training_state`` wrote, bit for bit, into objects of the same make.
 
@@ -94,6 +98,8 @@ def load_training_state(
         numbers = json.loads((folder / NUMBERS).read_bytes())
         optimizer.load_state_dict(_unflatten_optimizer(tensors, numbers["optimizer"], optimizer))
         scheduler.load_state_dict(numbers["scheduler"])
+        if average:
+            average.restore(tensors)
         _restore_random(tensors, numbers)
         return TrainingState(int(numbers["step"]), int(numbers["extra"]["skipped"]))
     except (

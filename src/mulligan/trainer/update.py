@@ -114,6 +114,7 @@ def make_updater(policy: PreTrainedModel, loss: Loss, recipe: Recipe) -> Updater
         first_step_learns=recipe.first_step_learns,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
+        average_from=settings.average_from,
         dtype=recipe.dtype,
     )
     return Updater(
