@@ -97,13 +97,13 @@ def ours(folder: Path) -> Step:
     )
     engine = LocalEngine(policy, tokenizer, dtype=torch.bfloat16, eos_ids=work.stops)
     objective = make_objective(recipe)
-    rollouts = Rollouts(engine, work.conversations, work.verify, store, recipe, objective.samples)
+    rollouts = Rollouts(engine, work.conversations, work.verify, store, recipe, objective)
     updater = make_updater(policy, objective.loss, recipe)
     evidence = Evidence(0, InProcessVerifier(Countdown()))
 
     def step(number: int) -> None:
         engine.update_weights(policy, version=number)
-        updater.update(objective.score(rollouts.groups(number), evidence))
+        updater.update(rollouts.draw(number, evidence).trained)
 
     return lambda number: seconds(partial(step, number), policy.device)
 

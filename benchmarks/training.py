@@ -178,7 +178,7 @@ def ours(checkpointing: bool = False) -> Step:
     model = benchmark_model()
     if checkpointing:
         model.gradient_checkpointing_enable()
-    scorer, dapo = GroupScorer(model), Dapo(Train(steps=1, kl_beta=0.0), 0)
+    scorer, dapo = GroupScorer(model), Dapo(Train(steps=1, kl_beta=0.0), 0, (0.0, 1.0))
 
     def step(shape: Shape) -> None:
         prompt_ids, completions, rewards_G = group(shape)

@@ -21,8 +21,8 @@ PROBLEM = Problem.create("question", {})
 
 
 def make_loss(kind="dapo", longest=8, **settings):
-    """A loss by name, without a reference unless asked for."""
-    return find(Loss, kind)(Train(steps=1, **({"kl_beta": 0.0} | settings)), longest)
+    """A loss by name, without a KL term unless asked for, of rewards from 0 to 1."""
+    return find(Loss, kind)(Train(steps=1, **({"kl_beta": 0.0} | settings)), longest, (0.0, 1.0))
 
 
 def make_span(length, advantage=0.0, prompt=(1,), learns=None):

@@ -33,6 +33,10 @@ class Parity(Task):
             return Verdict.unparseable()
         return Verdict.wrong("odd") if sum(map(ord, answer)) % 2 else Verdict.right()
 
+    def same_answer(self, problem: Problem, one: str, other: str) -> bool:
+        del problem
+        return sum(map(ord, one)) % 2 == sum(map(ord, other)) % 2
+
     def demonstrations(self, count: int, seed: int) -> Iterator[Demonstration]:
         problems = list(self.problems("train"))
         for number in range(count):

@@ -130,6 +130,7 @@ def test_a_recipe_follows_the_rules_of_the_run_that_it_goes_on_with(recipe_file)
     assert not old.first_step_learns
     assert changed_settings(load_recipe(recipe_file), old) == [
         "format: 2 -> 1",
+        "train.dead_groups: 'keep' -> 'skip'",
         "train.kl_form: 'k3' -> 'unbiased'",
     ]
     assert "format" not in yaml.safe_load(as_yaml(old))

@@ -50,7 +50,7 @@ RENAMED = {
 }
 """Names of earlier versions and what they are called now; sections come before their settings."""
 
-DEFAULTS_OF_FORMAT_1 = {"train.kl_form": "unbiased"}
+DEFAULTS_OF_FORMAT_1 = {"train.kl_form": "unbiased", "train.dead_groups": "skip"}
 """What a run of format 1 does where its recipe says nothing, other than the defaults below."""
 
 log = logging.getLogger("mulligan")
@@ -224,9 +224,11 @@ class Train(Section):
     """The tokens that get the gradient."""
     loss: str = "grpo"
     """How rewards become a gradient."""
+    reward_options: Mapping[str, Any] = Field(default_factory=dict)
+    """Options of the reward."""
 
     steps: PositiveInt
-    """Optimiser steps; the learning rate's schedule spans them all."""
+    """Rollouts, each with an optimiser step; the learning rate's schedule spans them all."""
     stop_after: PositiveInt | None = None
     """Stop after this step, to resume later; the schedule stays that of ``steps``."""
     failures_per_step: PositiveInt = 256
@@ -250,10 +252,24 @@ class Train(Section):
     """How far it may rise above 1."""
     scale_advantages: bool = True
     """Whether advantages are divided by the standard deviation of the group's rewards."""
+    positive_only: bool = False
+    """Whether only advantages above 0 count, so that nothing is made less likely."""
+    dpo_beta: PositiveFloat = 0.1
+    """How far the loss ``dpo`` lets the policy leave its reference: the larger, the less."""
+    rollout_epochs: PositiveInt = 1
+    """Optimiser steps on each rollout; from the second on, ratios leave 1 and are clipped."""
+    importance_weights: bool | None = None
+    """Whether tokens are weighed by how the trainer's probability of them differs from the
+    engine's; left out: where the engine's log-probs are not the trainer's own."""
+    importance_cap: PositiveFloat = 2.0
+    """The largest of these weights; larger ones are cut to it."""
     mask_truncated: bool = False
     """Whether completions that the token limit cut off learn nothing."""
-    dead_groups: Literal["skip", "keep"] = "skip"
-    """Whether groups whose rewards are all equal are left out of the backward pass."""
+    dead_groups: Literal["skip", "keep", "refill"] = "keep"
+    """Groups that teach nothing, because their rewards are all equal: ``keep`` their KL term, as
+    published; ``skip`` them; or ``refill`` the step with other failures in their place."""
+    max_refills: PositiveInt = 3
+    """How many times a step is refilled at most; then it makes do with fewer groups."""
     tokens_at_once: PositiveInt = 16384
     """Bound on the tokens of one training forward; larger groups are split."""
     checkpoint_every: PositiveInt = 10

@@ -326,6 +326,15 @@ class StepMetrics:
     """Mean absolute difference between the engine's and the trainer's log-probs of a token."""
     skipped: bool
     """Whether the update was left out because loss or gradient was not finite."""
+    passed: float | None = None
+    """Share of the step's retries or first tries that passed, whatever the reward; None where none
+    was judged."""
+    clipped: float = 0.0
+    """Share of tokens whose ratio to the policy that sampled was clipped."""
+    capped: float = 0.0
+    """Share of tokens whose importance weight was cut to its cap."""
+    refills: int = 0
+    """How often other failures were drawn in place of groups that teach nothing."""
 
 
 @dataclass(frozen=True, slots=True)

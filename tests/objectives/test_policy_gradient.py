@@ -26,7 +26,7 @@ ONE = torch.ones(1, 1, dtype=torch.bool)
 def test_on_policy_loss_is_the_one_computed_by_hand():
     scored = logprobs([-1.0, -2.0], [-3.0, 0.0])
     dapo = make_loss("dapo")
-    loss, _ = dapo(Scores(scored, MASK, [0.5, -2.0]), dapo.normaliser(SPANS))
+    loss, _ = dapo(Scores(scored, MASK, [0.5, -2.0]), dapo.normaliser([SPANS]))
     loss.backward()
     # The ratio is 1: -(0.5 + 0.5 - 2) / 3, and the gradient is -A / 3 on every token.
     assert loss.item() == pytest.approx(1 / 3)
@@ -40,14 +40,14 @@ def test_on_policy_loss_is_the_one_computed_by_hand():
 def test_each_kind_of_loss_weighs_tokens_as_it_says(kind, expected):
     found = make_loss(kind, longest=8)
     scores = Scores(logprobs([-1.0, -2.0], [-3.0, 0.0]), MASK, [0.5, -2.0])
-    loss, _ = found(scores, found.normaliser(SPANS))
+    loss, _ = found(scores, found.normaliser([SPANS]))
     assert loss.item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("kind", "normaliser"), [("dapo", 3.0), ("grpo", 2.0), ("dr_grpo", 16.0)])
 def test_tokens_that_do_not_learn_are_not_counted_and_completions_are(kind, normaliser):
     spans = [make_span(5, learns=(False, True, True, False, False)), make_span(1)]
-    assert make_loss(kind, longest=8).normaliser(spans) == normaliser
+    assert make_loss(kind, longest=8).normaliser([spans]) == normaliser
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_the_losses_of_a_batchs_rows_add_up_to_the_loss_of_the_batch(kind):
     mask = torch.arange(4) < torch.tensor(lengths).unsqueeze(1)
     advantages = [1.0, -0.5, 0.0, 2.0, -2.5]
     found = make_loss(kind, longest=4)
-    normaliser = found.normaliser([make_span(length) for length in lengths])
+    normaliser = found.normaliser([[make_span(length) for length in lengths]])
 
     def loss_of(cut):
         scores = Scores(scored[cut], mask[cut], advantages[cut], old_logprobs_GR=old[cut])
@@ -139,7 +139,7 @@ def test_leaving_out_a_dead_group_leaves_loss_and_gradient_as_they_are():
     scored = logprobs([-1.0, -2.0], [-3.0, -1.0])
     mask = torch.ones(2, 2, dtype=torch.bool)
     dapo = make_loss("dapo")
-    normaliser = dapo.normaliser([make_span(2), make_span(2)])
+    normaliser = dapo.normaliser([[make_span(2)], [make_span(2)]])
     whole, _ = dapo(Scores(scored, mask, [0.7, 0.0]), normaliser)
     (whole_gradient,) = torch.autograd.grad(whole, scored)
     alone, _ = dapo(Scores(scored[:1], mask[:1], [0.7]), normaliser)

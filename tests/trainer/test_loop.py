@@ -3,73 +3,15 @@ import math
 import pytest
 import torch
 
-from mulligan.config import override_recipe
-from mulligan.engines.local.engine import LocalEngine
-from mulligan.episodes.conversation import Conversations
-from mulligan.episodes.failures import FailureStore
 from mulligan.errors import MulliganError
 from mulligan.interrupt import StoppedEarly, StopRequest
 from mulligan.models.load import load_model
 from mulligan.objectives.losses.grpo import Grpo
-from mulligan.storage.run_folder import RunFolder
-from mulligan.trainer.loop import train
 from mulligan.trainer.optimizer import PolicyOptimizer
-from mulligan.types import Attempt, Failure, Sampling, Verdict
+from mulligan.types import Verdict
 from mulligan.verifiers.pool import InProcessVerifier
 from parity_task import Parity
-from tiny import lines, said, tiny_recipe
-
-WRITTEN = ("metrics.jsonl", "episodes.jsonl", "checkpoints/step-4/model.safetensors")
-
-
-class Bench:
-    """Trains a tiny model in folders of its own, from the same six failures."""
-
-    def __init__(self, folder, model):
-        self.folder, self.model = folder, model
-
-    def train(self, name, *overrides, verify=None, stop=None):
-        """Train into a folder; go on where it has a checkpoint."""
-        recipe = override_recipe(tiny_recipe(self.model), overrides, name)
-        policy, tokenizer = load_model(str(self.model), "float32", "cpu")
-        speak = Conversations(tokenizer, recipe.prompts.reflect)
-        run = RunFolder(self.folder / name)
-        run.path.mkdir(exist_ok=True)
-        with FailureStore(run.failures) as store:
-            for failure in failures(tokenizer, speak):
-                store.append(failure)
-            train(
-                policy=policy,
-                tokenizer=tokenizer,
-                engine=LocalEngine(policy, tokenizer),
-                store=store,
-                conversations=speak,
-                verify=verify or InProcessVerifier(Parity()).verify_many,
-                verifier=InProcessVerifier(Parity()),
-                recipe=recipe,
-                run=run,
-                stop=stop or StopRequest(),
-                progress=lambda metrics: None,
-            )
-        return policy
-
-    def metrics(self, name):
-        return lines(self.folder / name / "metrics.jsonl")
-
-    def episodes(self, name):
-        return lines(self.folder / name / "episodes.jsonl")
-
-    def written(self, name):
-        return [(self.folder / name / file).read_bytes() for file in WRITTEN]
-
-
-def failures(tokenizer, speak, count=6):
-    sampling = Sampling(0.9, 5, 0)
-    for number, problem in enumerate(Parity().problems("train")):
-        if number == count:
-            return
-        tried = Attempt(problem, speak.attempt(problem), said(tokenizer, "a"), Verdict.wrong("odd"))
-        yield Failure(f"failure-{number}", tried, "tiny", sampling)
+from training_bench import Bench
 
 
 @pytest.fixture(scope="module")

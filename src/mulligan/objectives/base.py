@@ -6,13 +6,14 @@ Each is a small class in a file of its own, found by name; the first line of its
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from mulligan.config import Generate, Train
 from mulligan.objectives.advantages import group_advantages, is_dead
-from mulligan.types import Group, Span
+from mulligan.tasks.base import Task
+from mulligan.types import Group, Problem, Span
 from mulligan.verifiers.pool import Verifier
 
 if TYPE_CHECKING:
@@ -37,8 +38,20 @@ class Reward(ABC):
 
     range: tuple[float, float] = (0.0, 1.0)
     """The smallest and the largest reward there can be."""
-    needs_retry: ClassVar[bool] = True
+    needs_retry: bool = True
     """Whether it looks at a retry, or else at the reflection alone, so that none is sampled."""
+    needs_reflection: bool = False
+    """Whether it looks at the reflection."""
+    has_passes: bool = True
+    """Whether a reward above the middle of the range means that something passed."""
+
+    def check(self, task: Task, problems: Iterable[Problem]) -> None:
+        """Refuse, before anything is done, a task or training problems that it cannot reward.
+
+        Raises:
+            MulliganError: saying what is missing.
+        """
+        del task, problems
 
     @abstractmethod
     def score(
@@ -55,6 +68,10 @@ class Learn(ABC):
 
     samples: ClassVar[Sampled] = "reflection and retry"
     """What has to be sampled."""
+    learns_retry: ClassVar[bool] = False
+    """Whether tokens of a retry after a reflection are among them."""
+    one_prompt: ClassVar[bool] = True
+    """Whether what learns in a group follows the same prompt."""
 
     @abstractmethod
     def spans(
@@ -99,6 +116,14 @@ class LossSums:
     kl: "Tensor"
     clipped: "Tensor"
     """Tokens whose ratio was clipped."""
+    capped: "Tensor"
+    """Tokens whose importance weight was capped."""
+
+    @classmethod
+    def of_tokens(cls, mask_GR: "Tensor") -> Self:
+        """Return the sums of a loss without ratios and without a KL term."""
+        none = mask_GR.sum() * 0
+        return cls(mask_GR.sum(), none, none, none)
 
 
 class Loss(ABC):
@@ -111,14 +136,22 @@ class Loss(ABC):
     Args:
         settings: the recipe's.
         longest: the most tokens of an episode that can learn.
+        reward_range: the smallest and the largest reward there can be.
     """
 
     whole_groups: ClassVar[bool] = False
     """Whether a group's spans must be scored in one forward, because the loss compares them."""
+    needs_one_prompt: ClassVar[bool] = False
+    """Whether all that learns in a group must follow the same prompt."""
+    needs_passes: ClassVar[bool] = False
+    """Whether it needs rewards that say what passed."""
+    policy_gradient: ClassVar[bool] = False
+    """Whether it is a policy gradient: with a ratio, a KL term, and advantages of both signs."""
 
-    def __init__(self, settings: Train, longest: int) -> None:
+    def __init__(self, settings: Train, longest: int, reward_range: tuple[float, float]) -> None:
         self.settings = settings
         self.longest = longest
+        self.passing = sum(reward_range) / 2
 
     @property
     def needs_reference(self) -> bool:
@@ -127,15 +160,18 @@ class Loss(ABC):
 
     def advantages(self, rewards_G: Sequence[float]) -> tuple[float, ...]:
         """Return what the loss makes of a group's rewards: by default, group-normalised."""
-        return group_advantages(rewards_G, scale=self.settings.scale_advantages)
+        advantages_G = group_advantages(rewards_G, scale=self.settings.scale_advantages)
+        if self.settings.positive_only:
+            return tuple(max(advantage, 0.0) for advantage in advantages_G)
+        return advantages_G
 
     def teaches(self, rewards_G: Sequence[float]) -> bool:
         """Whether a group's rewards tell the loss anything: by default, whether they differ."""
         return not is_dead(rewards_G)
 
     @abstractmethod
-    def normaliser(self, spans: Sequence[Span]) -> float:
-        """Return what the batch's sum is divided by; ``spans`` are all of it, dead groups' too."""
+    def normaliser(self, groups: Sequence[Sequence[Span]]) -> float:
+        """Return what the batch's sum is divided by, from the spans of all its groups."""
 
     @abstractmethod
     def __call__(self, scores: Scores, normaliser: float) -> "tuple[Tensor, LossSums]":

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mulligan.config import Recipe
+from mulligan.config import Recipe, Train
 from mulligan.errors import MulliganError
 from mulligan.objectives.base import Evidence, Learn, Loss, Reward, Sampled
-from mulligan.objectives.registry import find
+from mulligan.objectives.registry import find, make_reward
 from mulligan.types import Group, ScoredGroup
 
 
@@ -40,27 +40,81 @@ class Objective:
             kept, rewards = _rewarded(group, found, self.reward)
             if rewards:
                 advantages = self.loss.advantages(rewards)
-                spans = self.learn.spans(kept, advantages, self.mask_truncated)
+                spans = tuple(self.learn.spans(kept, advantages, self.mask_truncated))
+                self._require_one_prompt(kept, len({span.prompt_ids for span in spans}))
                 teaches = self.loss.teaches(rewards)
-                scored.append(ScoredGroup(kept, rewards, advantages, tuple(spans), teaches))
+                scored.append(ScoredGroup(kept, rewards, advantages, spans, teaches))
         return scored
+
+    def _require_one_prompt(self, group: Group, prompts: int) -> None:
+        if self.loss.needs_one_prompt and prompts > 1:
+            raise MulliganError(
+                f"The episodes of failure {group.failure.id} follow {prompts} different prompts, "
+                "because the chat template rewrites earlier turns, and the loss compares episodes "
+                "after one prompt. Use train.learn=reflection, or another loss."
+            )
 
 
 def make_objective(recipe: Recipe) -> Objective:
     """Make the objective that a recipe asks for.
 
     Raises:
-        MulliganError: it names something unknown.
+        MulliganError: it names something unknown, or choices that mean nothing together.
     """
     settings = recipe.train
+    reward = make_reward(settings.reward, settings.reward_options)
     learn = find(Learn, settings.learn)()  # type: ignore[type-abstract]
     loss = find(Loss, settings.loss)  # type: ignore[type-abstract]
+    for meaningless, reason in _combinations(settings, reward, learn, loss):
+        if meaningless:
+            raise MulliganError(
+                f"{reason} (train.reward={settings.reward}, "
+                f"train.learn={settings.learn}, train.loss={settings.loss})"
+            )
     return Objective(
-        reward=find(Reward, settings.reward)(),  # type: ignore[type-abstract]
+        reward=reward,
         learn=learn,
-        loss=loss(settings, learn.longest(recipe.generate)),
+        loss=loss(settings, learn.longest(recipe.generate), reward.range),
         mask_truncated=settings.mask_truncated,
     )
+
+
+def _combinations(
+    settings: Train, reward: Reward, learn: Learn, loss: type[Loss]
+) -> list[tuple[bool, str]]:
+    """Return what would mean nothing, whether it is asked for, and why it means nothing."""
+    return [
+        (
+            learn.samples == "first try" and reward.needs_reflection,
+            "A first try has no reflection, and this reward looks at one.",
+        ),
+        (
+            learn.learns_retry and not reward.needs_retry,
+            "This reward looks at the reflection alone, so no retry is sampled that could learn.",
+        ),
+        (
+            loss.needs_one_prompt and not learn.one_prompt,
+            "Every retry follows a reflection of its own, so no two of them answer the same "
+            "prompt, and this loss compares answers to one prompt.",
+        ),
+        (
+            loss.needs_passes and not reward.has_passes,
+            "This loss trains on what passes, and this reward does not say what passes.",
+        ),
+        (
+            settings.positive_only and not loss.policy_gradient,
+            "train.positive_only is for the losses that have advantages below 0: "
+            "leave it out with this one.",
+        ),
+        (
+            settings.kl_beta > 0 and not loss.policy_gradient,
+            "This loss has no KL term: set train.kl_beta=0.",
+        ),
+        (
+            settings.importance_weights is True and not loss.policy_gradient,
+            "This loss has no ratio to weigh: leave train.importance_weights out.",
+        ),
+    ]
 
 
 def _rewarded(

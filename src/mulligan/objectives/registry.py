@@ -8,9 +8,10 @@ an entry point of another package (groups ``mulligan.rewards``, ``mulligan.learn
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from mulligan.errors import MulliganError, nearest
 from mulligan.objectives import learns, losses, rewards
@@ -56,6 +57,24 @@ def find(base: type[C], name: str) -> type[C]:
             f"mulligan.objectives.base.{base.__name__}, and is {found!r}."
         )
     return found
+
+
+def make_reward(name: str, options: Mapping[str, Any]) -> Reward:
+    """Make a reward with its options.
+
+    Raises:
+        MulliganError: there is none of that name, or it does not take these options.
+    """
+    found = find(Reward, name)  # type: ignore[type-abstract]
+    valid = list(inspect.signature(found).parameters)
+    unknown = [option for option in options if option not in valid]
+    if unknown:
+        hint = f"; {nearest(unknown[0], valid)}" if valid else ""
+        raise MulliganError(
+            f"The reward {name!r} has no option {unknown[0]!r}{hint}. "
+            f"Its options: {', '.join(valid) or 'none'} (train.reward_options)."
+        )
+    return found(**options)
 
 
 def names(base: type[Reward] | type[Learn] | type[Loss]) -> list[str]:

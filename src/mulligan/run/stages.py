@@ -18,6 +18,7 @@ from mulligan.evaluation.controls import controls_of
 from mulligan.evaluation.evaluate import Protocol, evaluate
 from mulligan.evaluation.scores import check_endpoints
 from mulligan.evaluation.trials import open_trials
+from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
 from mulligan.run.out_of_memory import memory_errors
 from mulligan.run.session import Session
@@ -48,7 +49,8 @@ def warm_up_stage(session: Session) -> None:
     from mulligan.trainer.sft import fine_tune
 
     recipe, settings = session.recipe, session.recipe.sft
-    session.problems("train", recipe.collect.problems)  # too few is said now, not hours later
+    problems = session.problems("train", recipe.collect.problems)
+    make_objective(recipe).reward.check(session.task, problems)  # said now, not hours later
     session.problems(recipe.evaluate.split, recipe.evaluate.problems)
     controls_of(recipe.evaluate)  # so are controls and endpoints that there are not
     check_endpoints(recipe.evaluate.endpoints)

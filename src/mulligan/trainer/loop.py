@@ -76,8 +76,8 @@ def train(
     store.require(settings.failures_per_step)
     seed_generators(derive_seed(recipe.seed_of("train"), "train"))
     objective = make_objective(recipe)
-    rollouts = Rollouts(engine, conversations, verify, store, recipe, objective.samples)
-    updater = make_updater(policy, objective.loss, recipe)
+    rollouts = Rollouts(engine, conversations, verify, store, recipe, objective)
+    updater = make_updater(policy, objective.loss, recipe, exact=engine.abilities.exact)
     checkpoints = Checkpoints(run.checkpoints, settings.keep_checkpoints)
     state = _restore(checkpoints, policy, updater.optimizer)
     last = min(settings.stop_after or settings.steps, settings.steps)
@@ -86,17 +86,15 @@ def train(
         for step in range(state.step + 1, last + 1):
             engine.update_weights(policy, version=step)
             started = time.perf_counter()
-            groups = rollouts.groups(step)
-            require_version(engine, step)
             evidence = Evidence(derive_seed(recipe.seed_of("train"), "reward", step), verifier)
-            scored = objective.score(groups, evidence)
+            rollout = rollouts.draw(step, evidence)
+            require_version(engine, step)
             rolled_out = time.perf_counter()
-            update, sums = updater.update(scored)
+            update, sums = updater.update(rollout.trained)
             timing = StepTiming(step, rolled_out - started, time.perf_counter() - rolled_out)
 
-            generated = settings.failures_per_step * settings.group_size
-            metrics = step_metrics(step, scored, update, sums, generated)
-            records.append(metrics, timing, trained_episodes(step, scored))
+            metrics = step_metrics(step, rollout, settings.group_size, update, sums)
+            records.append(metrics, timing, trained_episodes(step, rollout.scored))
             progress(metrics)
             state = state.after(step, metrics.skipped)
             if metrics.skipped:
@@ -121,7 +119,7 @@ def train(
             raise StoppedEarly(f"step {state.step} of {settings.steps}")
         if not records.any_group_taught():
             raise MulliganError(
-                "No group had both a passing and a failing retry, so nothing was learned. "
+                "No group had different rewards, so nothing was learned. "
                 "If no retry passes, the task is out of the model's reach: warm it up first, "
                 "or give it easier problems; if all pass, give it harder ones."
             )

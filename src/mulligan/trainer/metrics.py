@@ -9,6 +9,7 @@ from mulligan.storage.episode_log import open_episodes
 from mulligan.storage.records import RecordLog
 from mulligan.storage.run_folder import RunFolder
 from mulligan.trainer.optimizer import Update
+from mulligan.trainer.rollouts import Rollout
 from mulligan.trainer.update import TokenSums
 from mulligan.types import ScoredGroup, StepMetrics, StepTiming, TrainedEpisode
 
@@ -61,12 +62,14 @@ def trained_episodes(step: int, scored: Sequence[ScoredGroup]) -> list[TrainedEp
 
 
 def step_metrics(
-    step: int, scored: Sequence[ScoredGroup], update: Update, sums: TokenSums, generated: int
+    step: int, rollout: Rollout, group_size: int, update: Update, sums: TokenSums
 ) -> StepMetrics:
-    """Sum a step up; ``generated`` counts its episodes, those without a verdict included."""
+    """Sum a step up."""
+    scored = rollout.scored
     episodes = [episode for each in scored for episode in each.group.episodes]
     live = sum(each.teaches for each in scored)
     thought = [episode.reflection for episode in episodes if episode.reflection is not None]
+    judged = [episode.verdict.passed for episode in episodes if episode.verdict is not None]
     return StepMetrics(
         step=step,
         reward=_mean([reward for each in scored for reward in each.rewards_G]),
@@ -74,13 +77,17 @@ def step_metrics(
         truncated=_mean([float(each.finish_reason == "length") for each in thought]),
         live_groups=live,
         dead_groups=len(scored) - live,
-        unjudged=generated - len(episodes),
+        unjudged=rollout.sampled * group_size - len(episodes),
         loss=update.loss if update.applied else None,
         kl=sums.kl / max(sums.tokens, 1),
         gradient_norm=update.gradient_norm if update.applied else None,
         learning_rate=update.learning_rate,
         logprob_mismatch=sums.mismatch / max(sums.compared, 1),
         skipped=not update.applied,
+        passed=_mean([float(passed) for passed in judged]) if judged else None,
+        clipped=sums.clipped / max(sums.tokens, 1),
+        capped=sums.capped / max(sums.tokens, 1),
+        refills=rollout.refills,
     )
 
 

@@ -1,5 +1,6 @@
 """A step's rollout: which failures, how much is sampled for each, with which seeds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mulligan.config import Recipe
@@ -7,14 +8,31 @@ from mulligan.engines.base import Engine
 from mulligan.episodes.conversation import Conversations
 from mulligan.episodes.failures import FailureStore
 from mulligan.episodes.rollout import Verify, reflect, reflect_and_retry, try_afresh
-from mulligan.objectives.base import Sampled
+from mulligan.objectives.base import Evidence
+from mulligan.objectives.objective import Objective
 from mulligan.randomness import derive_seed
-from mulligan.types import Group, Sampling
+from mulligan.types import Failure, Group, Sampling, ScoredGroup
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What a step sampled."""
+
+    scored: tuple[ScoredGroup, ...]
+    """Every group in which something could be rewarded."""
+    trained: tuple[ScoredGroup, ...]
+    """Those that the loss sees."""
+    sampled: int
+    """Groups that were sampled."""
+    refills: int
+    """How often others were sampled in place of groups that teach nothing."""
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Samples the groups of a step; what they hold depends on weights, failures and step only.
+    """Samples and rewards the groups of a step.
+
+    What they hold depends on weights, failures and the step's number only.
 
     Args:
         engine: generates.
@@ -22,7 +40,7 @@ class Rollouts:
         verify: judges.
         store: the failures.
         recipe: the run's.
-        samples: what is sampled for each failure.
+        objective: says what is sampled, and what it is worth.
     """
 
     engine: Engine
@@ -30,23 +48,58 @@ class Rollouts:
     verify: Verify
     store: FailureStore
     recipe: Recipe
-    samples: Sampled
+    objective: Objective
 
-    def groups(self, step: int) -> list[Group]:
-        """Return the groups of a step, counted from 1."""
-        settings, seed = self.recipe.train, self.recipe.seed_of("train")
-        failures = self.store.batch(seed, step - 1, settings.failures_per_step)
-        engine, conversations, size = self.engine, self.conversations, settings.group_size
-        thinking = self._sampling(self.recipe.generate.reflection_tokens, "reflect", step)
-        writing = self._sampling(self.recipe.generate.answer_tokens, "retry", step)
-        if self.samples == "first try":
+    def draw(self, step: int, evidence: Evidence) -> Rollout:
+        """Return the rollout of a step; steps count from 1.
+
+        Raises:
+            MulliganError: a reward is out of its range, or the engine gave no whole groups.
+        """
+        settings = self.recipe.train
+        failures = self.store.batch(self._seed, step - 1, settings.failures_per_step)
+        scored = self.objective.score(self._sample(failures, step), evidence)
+        if settings.dead_groups != "refill":
+            return Rollout(tuple(scored), tuple(scored), len(failures), 0)
+        refills = 0
+        while (missing := settings.failures_per_step - sum(each.teaches for each in scored)) and (
+            refills < settings.max_refills
+        ):
+            others = self._others(failures, missing, step, refills)
+            if not others:
+                break
+            refills += 1
+            scored += self.objective.score(self._sample(others, step, refills), evidence)
+            failures += others
+        teaching = tuple(each for each in scored if each.teaches)
+        return Rollout(tuple(scored), teaching, len(failures), refills)
+
+    @property
+    def _seed(self) -> int:
+        return self.recipe.seed_of("train")
+
+    def _others(
+        self, seen: Sequence[Failure], wanted: int, step: int, refill: int
+    ) -> list[Failure]:
+        """Return failures that the step has not seen yet, as many as there are."""
+        size = min(len(self.store), len(seen) + wanted)
+        drawn = self.store.batch(derive_seed(self._seed, "refill", step, refill), 0, size)
+        known = {failure.id for failure in seen}
+        return [failure for failure in drawn if failure.id not in known][:wanted]
+
+    def _sample(self, failures: Sequence[Failure], *step: int) -> list[Group]:
+        """Sample what the objective asks for; ``step`` is the step, and the refill where it is."""
+        engine, conversations, size = self.engine, self.conversations, self.recipe.train.group_size
+        thinking = self._sampling(self.recipe.generate.reflection_tokens, "reflect", *step)
+        writing = self._sampling(self.recipe.generate.answer_tokens, "retry", *step)
+        if self.objective.samples == "first try":
             return try_afresh(engine, conversations, self.verify, failures, size, writing)
-        if self.samples == "reflection":
+        if self.objective.samples == "reflection":
             return reflect(engine, conversations, failures, size, thinking)
         return reflect_and_retry(
             engine, conversations, self.verify, failures, size, thinking, writing
         )
 
-    def _sampling(self, max_tokens: int, purpose: str, step: int) -> Sampling:
-        seed = derive_seed(self.recipe.seed_of("train"), purpose, step)
+    def _sampling(self, max_tokens: int, *purpose: str | int) -> Sampling:
+        seed = derive_seed(self._seed, *purpose)
         return Sampling(self.recipe.generate.temperature, max_tokens, seed)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mulligan.config import Recipe
+from mulligan.errors import MulliganError
 from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.objectives.base import Loss, Scores
 from mulligan.objectives.spans import by_prompt
@@ -23,6 +24,8 @@ class TokenSums:
 
     tokens: int = 0
     kl: float = 0.0
+    clipped: int = 0
+    capped: int = 0
     mismatch: float = 0.0
     compared: int = 0
     """Tokens whose log-prob the engine gave."""
@@ -39,6 +42,8 @@ class Updater:
         reference: scores them under the reference policy; ``None`` where the loss needs none.
         temperature: at which tokens were sampled.
         keep_dead: whether groups that teach nothing take part, for the sake of their KL term.
+        epochs: optimiser steps on a batch.
+        weigh: whether tokens are weighed by importance.
     """
 
     loss: Loss
@@ -47,21 +52,32 @@ class Updater:
     reference: GroupScorer | None
     temperature: float
     keep_dead: bool
+    epochs: int = 1
+    weigh: bool = False
 
     def update(self, scored: Sequence[ScoredGroup]) -> tuple[Update, TokenSums]:
-        """Take one optimiser step on a batch, and sum up what it was made of."""
-        sums = TokenSums()
-        return self.optimizer.step(self.losses(scored, sums)), sums
+        """Take the optimiser steps on a batch, and sum up what they were made of.
 
-    def losses(self, scored: Sequence[ScoredGroup], sums: TokenSums) -> list[Callable[[], Tensor]]:
+        Raises:
+            MulliganError: tokens are to be weighed by importance, and the engine gave no log-probs.
+        """
+        sums, losses = TokenSums(), self.losses(scored)
+        first = self.optimizer.step(partial(loss, sums) for loss in losses)
+        later = [
+            self.optimizer.step(partial(loss, sums) for loss in losses)
+            for _ in range(self.epochs - 1)
+        ]
+        return _together([first, *later]), sums
+
+    def losses(self, scored: Sequence[ScoredGroup]) -> list[Callable[[TokenSums], Tensor]]:
         """Return the batch's loss, a group or a part of one at a time.
 
         The normaliser counts every group. Dead groups have no advantage; whether their KL term is
         kept is the setting ``dead_groups``, and without a KL term there is nothing to keep.
         """
-        normaliser = self.loss.normaliser([span for each in scored for span in each.spans])
+        normaliser = self.loss.normaliser([each.spans for each in scored])
         return [
-            partial(self._loss, spans[part], normaliser, sums)
+            _PartLoss(self, spans[part], normaliser)
             for each in scored
             if each.teaches or self.keep_dead
             for spans in by_prompt(each.spans)
@@ -73,42 +89,100 @@ class Updater:
             return [slice(None)]
         return self.scorer.parts(spans[0].prompt_ids, [span.token_ids for span in spans])
 
-    def _loss(self, spans: Sequence[Span], normaliser: float, sums: TokenSums) -> Tensor:
-        """Return the share of the loss of some spans that share a prompt."""
-        prompt_ids, token_ids = spans[0].prompt_ids, [span.token_ids for span in spans]
-        learns = [span.learns for span in spans]
-        logprobs_GR, mask_GR = self.scorer(prompt_ids, token_ids, self.temperature, learns)
+
+@dataclass
+class _PartLoss:
+    """The share of a batch's loss that some spans have which share a prompt.
+
+    Called a second time, it knows the log-probs of the first: those of the policy that sampled.
+    """
+
+    updater: Updater
+    spans: Sequence[Span]
+    normaliser: float
+    old_logprobs_GR: Tensor | None = None
+
+    def __call__(self, sums: TokenSums) -> Tensor:
+        """Return the loss, and add up what it was made of."""
+        updater, learns = self.updater, [span.learns for span in self.spans]
+        prompt_ids, token_ids = self.spans[0].prompt_ids, [span.token_ids for span in self.spans]
+        temperature = updater.temperature
+        logprobs_GR, mask_GR = updater.scorer(prompt_ids, token_ids, temperature, learns)
         reference_GR = None
-        if self.reference is not None:
+        if updater.reference is not None:
             with torch.no_grad():
-                reference_GR, _ = self.reference(prompt_ids, token_ids, self.temperature, learns)
+                reference_GR, _ = updater.reference(prompt_ids, token_ids, temperature, learns)
         scores = Scores(
             logprobs_GR,
             mask_GR,
-            [span.advantage for span in spans],
+            [span.advantage for span in self.spans],
+            old_logprobs_GR=self.old_logprobs_GR,
+            engine_logprobs_GR=_engine_logprobs(self.spans, mask_GR) if updater.weigh else None,
             reference_logprobs_GR=reference_GR,
         )
-        loss, made_of = self.loss(scores, normaliser)
+        loss, made_of = updater.loss(scores, self.normaliser)
+        if self.old_logprobs_GR is None:
+            _compare(sums, self.spans, logprobs_GR.detach(), mask_GR)
+            if updater.epochs > 1:
+                self.old_logprobs_GR = logprobs_GR.detach()
         sums.tokens += int(made_of.tokens)
         sums.kl += float(made_of.kl)
-        for row, span in enumerate(spans):
-            if span.logprobs is not None:
-                sampled_R = logprobs_GR.new_tensor(span.logprobs)
-                mask_R = mask_GR[row, : len(sampled_R)]
-                scored_R = logprobs_GR.detach()[row, : len(sampled_R)]
-                sums.mismatch += float((scored_R - sampled_R)[mask_R].abs().sum())
-                sums.compared += int(mask_R.sum())
+        sums.clipped += int(made_of.clipped)
+        sums.capped += int(made_of.capped)
         return loss
 
 
-def make_updater(policy: PreTrainedModel, loss: Loss, recipe: Recipe) -> Updater:
-    """Return what updates a policy as a recipe says; the policy as it is now is the reference."""
-    settings = recipe.train
+def _compare(sums: TokenSums, spans: Sequence[Span], logprobs_GR: Tensor, mask_GR: Tensor) -> None:
+    """Add up how far the engine's log-probs are from the trainer's."""
+    for row, span in enumerate(spans):
+        if span.logprobs is not None:
+            sampled_R = logprobs_GR.new_tensor(span.logprobs)
+            mask_R = mask_GR[row, : len(sampled_R)]
+            scored_R = logprobs_GR[row, : len(sampled_R)]
+            sums.mismatch += float((scored_R - sampled_R)[mask_R].abs().sum())
+            sums.compared += int(mask_R.sum())
+
+
+def _engine_logprobs(spans: Sequence[Span], mask_GR: Tensor) -> Tensor:
+    """Return the engine's log-probs of some spans."""
+    logprobs_GR = torch.zeros(mask_GR.shape, device=mask_GR.device)
+    for row, span in enumerate(spans):
+        if span.logprobs is None:
+            raise MulliganError(
+                "The engine gave no log-probs, so tokens cannot be weighed by importance. "
+                "Use train.importance_weights=false, or an engine that gives them."
+            )
+        logprobs_GR[row, : len(span.logprobs)] = logprobs_GR.new_tensor(span.logprobs)
+    return logprobs_GR
+
+
+def _together(updates: Sequence[Update]) -> Update:
+    """Sum up the optimiser steps on one rollout: mean loss, largest norm, first learning rate."""
+    return Update(
+        loss=sum(each.loss for each in updates) / len(updates),
+        gradient_norm=max(each.gradient_norm for each in updates),
+        learning_rate=updates[0].learning_rate,
+        applied=all(each.applied for each in updates),
+    )
+
+
+def make_updater(
+    policy: PreTrainedModel, loss: Loss, recipe: Recipe, *, exact: bool = True
+) -> Updater:
+    """Return what updates a policy as a recipe says; the policy as it is now is the reference.
+
+    Args:
+        policy: trained in place.
+        loss: of spans.
+        recipe: the run's.
+        exact: whether the engine's log-probs are the trainer's but for rounding.
+    """
+    settings, asked = recipe.train, recipe.train.importance_weights
     scorer = GroupScorer(policy, max_tokens=settings.tokens_at_once)
     optimizer = PolicyOptimizer(
         policy,
         learning_rate=settings.learning_rate,
-        steps=settings.steps,
+        steps=settings.steps * settings.rollout_epochs,
         schedule=settings.schedule,
         warmup_ratio=settings.warmup_ratio,
         first_step_learns=recipe.first_step_learns,
@@ -124,6 +198,8 @@ def make_updater(policy: PreTrainedModel, loss: Loss, recipe: Recipe) -> Updater
         reference=GroupScorer(_frozen_copy(policy)) if loss.needs_reference else None,
         temperature=recipe.generate.temperature,
         keep_dead=settings.dead_groups == "keep" and settings.kl_beta > 0,
+        epochs=settings.rollout_epochs,
+        weigh=loss.policy_gradient and (not exact if asked is None else asked),
     )
 
 

@@ -9,6 +9,10 @@ With ``kl_form: unbiased`` the KL term is multiplied by rho, which makes its gra
 reverse KL, without bias (DeepSeek-V3.2, arXiv 2512.02556). Its value is 1 on policy, yet it changes
 the gradient; TRL 1.16 has it too. ``k3`` is the form that GRPO was published with.
 
+Where the engine's log-probs differ from the trainer's, the first term is multiplied by
+min(exp(old_logprob - engine_logprob), C): truncated importance weights (Yao et al., Your Efficient
+RL Framework Secretly Brings You Off-Policy RL Training, 2025).
+
 Groups whose rewards are all equal have A = 0. With beta = 0 their gradient is exactly zero, and
 leaving them out changes nothing, because the normaliser still counts their tokens, as TRL's does.
 With beta > 0 they carry the gradient of the KL term alone: leaving them out is then a choice, which
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 class PolicyGradient(Loss):
     """The clipped policy gradient."""
 
+    policy_gradient = True
+
     @abstractmethod
     def weigh(self, loss_GR: "Tensor", mask_GR: "Tensor") -> "Tensor":
         """Return token losses, 0 where nothing learns, weighed against each other."""
@@ -43,6 +49,12 @@ class PolicyGradient(Loss):
         ratio_GR = (logprobs_GR - (logprobs_GR.detach() if old_GR is None else old_GR)).exp()
         clipped_GR = ratio_GR.clamp(1 - settings.epsilon_low, 1 + settings.epsilon_high)
         loss_GR = -(ratio_GR * advantages_G1).minimum(clipped_GR * advantages_G1)
+        capped_GR = mask_GR & ~mask_GR
+        if scores.engine_logprobs_GR is not None:
+            sampled_GR = logprobs_GR.detach() if old_GR is None else old_GR
+            weights_GR = (sampled_GR - scores.engine_logprobs_GR).exp()
+            capped_GR = (weights_GR > settings.importance_cap) & mask_GR
+            loss_GR = loss_GR * weights_GR.clamp(max=settings.importance_cap)
         kl_GR = loss_GR.new_zeros(loss_GR.shape)
         if self.needs_reference:
             if scores.reference_logprobs_GR is None:
@@ -56,6 +68,7 @@ class PolicyGradient(Loss):
             tokens=mask_GR.sum(),
             kl=kl_GR.detach().masked_fill(~mask_GR, 0.0).sum(),
             clipped=((low_GR | high_GR) & mask_GR).sum(),
+            capped=capped_GR.sum(),
         )
         weighed_GR = self.weigh(loss_GR.masked_fill(~mask_GR, 0.0), mask_GR)
         return weighed_GR.sum() / normaliser, sums

@@ -14,9 +14,9 @@ class Dapo(PolicyGradient):
     DAPO (arXiv 2503.14476), equation 8; the default of TRL.
     """
 
-    def normaliser(self, spans: Sequence[Span]) -> float:
+    def normaliser(self, groups: Sequence[Sequence[Span]]) -> float:
         """Return the number of tokens that learn."""
-        return float(max(sum(sum(span.learns) for span in spans), 1))
+        return float(max(sum(sum(span.learns) for spans in groups for span in spans), 1))
 
     def weigh(self, loss_GR: "Tensor", mask_GR: "Tensor") -> "Tensor":
         """Leave every token as it is."""

@@ -15,9 +15,9 @@ class DrGrpo(PolicyGradient):
     divided by their standard deviation either: `scale_advantages: false`.
     """
 
-    def normaliser(self, spans: Sequence[Span]) -> float:
+    def normaliser(self, groups: Sequence[Sequence[Span]]) -> float:
         """Return the number of completions times the longest there can be."""
-        return float(max(len(spans), 1) * self.longest)
+        return float(max(sum(map(len, groups)), 1) * self.longest)
 
     def weigh(self, loss_GR: "Tensor", mask_GR: "Tensor") -> "Tensor":
         """Leave every token as it is."""

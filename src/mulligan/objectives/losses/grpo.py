@@ -14,9 +14,9 @@ class Grpo(PolicyGradient):
     DeepSeekMath (arXiv 2402.03300), equation 3.
     """
 
-    def normaliser(self, spans: Sequence[Span]) -> float:
+    def normaliser(self, groups: Sequence[Sequence[Span]]) -> float:
         """Return the number of completions."""
-        return float(max(len(spans), 1))
+        return float(max(sum(map(len, groups)), 1))
 
     def weigh(self, loss_GR: "Tensor", mask_GR: "Tensor") -> "Tensor":
         """Divide by the length of each completion."""
