@@ -137,6 +137,7 @@ def test_the_report_as_json_is_one_object_with_the_promised_keys(tiny_run):
     differences = {d["column"]: d for d in made["differences"]}
     assert differences.keys() == {c["column"] for c in made["cells"]} | {
         "reflection_over_nothing",
+        "reflection_over_other_reflection",
         "gain_with_second_chance",
     }
     assert all(d["low"] <= d["difference"] <= d["high"] for d in differences.values())

@@ -7,7 +7,18 @@ import numpy as np
 import yaml
 
 from mulligan.storage.records import encode
-from mulligan.types import Answer, Problem, Trial, Verdict
+from mulligan.types import (
+    Answer,
+    Attempt,
+    Completion,
+    Failure,
+    Problem,
+    Sampling,
+    TrainedEpisode,
+    Trial,
+    Verdict,
+    Written,
+)
 
 RATES = {
     "before": {"first_try": 0.36, "reflection": 0.21, "nothing": 0.17, "other": 0.18},
@@ -27,7 +38,9 @@ def make_run(folder: Path, problems: int = 400, samples: int = 1, seed: int = 0)
     write_lines(folder / "metrics.jsonl", metrics(60, seed))
     write_lines(folder / "warmup.jsonl", warmup(57, seed))
     write_lines(folder / "timings.jsonl", timings(60))
-    write_lines(folder / "failures.jsonl", [{"id": str(number)} for number in range(612)])
+    failures = [make_failure(number) for number in range(612)]
+    write_lines(folder / "failures.jsonl", failures)
+    write_lines(folder / "episodes.jsonl", episodes(failures, 60))
     for when in ("before", "after"):
         write_trials(folder, make_trials(when, problems, samples, seed))
     return folder
@@ -71,10 +84,37 @@ def make_trial(random: np.random.Generator, when: str, number: int, sample: int)
 
 def answer(random: np.random.Generator, rate: float, right: str, wrong: str) -> Answer:
     if random.random() < rate:
-        return Answer(right, Verdict.right(), 9, "stop")
+        return Answer(right, Verdict.right(), 9, "stop", logprob=-0.4)
     status, reason = WRONG[random.choice(len(WRONG), p=[0.6, 0.25, 0.15])]
     text = wrong if status == "failed" else "The numbers are hard to put together"
-    return Answer(text, Verdict(status, reason), 9, "stop")
+    return Answer(text, Verdict(status, reason), 9, "stop", logprob=-0.7)
+
+
+def make_failure(number: int) -> Failure:
+    a, b = 2 + number % 17, 3 + number % 11
+    problem = Problem.create(f"Use {a} and {b} to make {a * b}.", {"id": number})
+    wrong = Completion((1, 2, 3), f"{a} + {b}", "stop")
+    attempt = Attempt(problem, (7, 8), wrong, Verdict.wrong("missed_target"))
+    return Failure(f"failure-{number}", attempt, "smollm2-135m", Sampling(0.9, 24))
+
+
+def episodes(failures: list[Failure], steps: int) -> list[TrainedEpisode]:
+    """A dead group and one of three passes out of four in every step."""
+    return [
+        TrainedEpisode(
+            step=step,
+            failure_id=failures[2 * step + group].id,
+            sample=sample,
+            reward=float(group and sample > 0),
+            advantage=0.0 if not group else (0.5 if sample else -1.5),
+            reflection=Written(f"Step {step}: I should check my result.", 12, "stop"),
+            retry=Written("2 * 3", 4, "stop"),
+            verdict=Verdict.right() if group and sample else Verdict.wrong("missed_target"),
+        )
+        for step in range(1, steps + 1)
+        for group in range(2)
+        for sample in range(4)
+    ]
 
 
 def metrics(steps: int, seed: int) -> list[dict[str, float]]:
@@ -132,7 +172,13 @@ SETTINGS = {
     "generate": {"temperature": 0.9, "answer_tokens": 24, "reflection_tokens": 48},
     "sft": {"examples": 900, "learning_rate": 5e-5, "batch": 16},
     "collect": {"problems": 1000, "attempts": 1},
-    "train": {"steps": 60, "failures": 8, "group_size": 8, "learning_rate": 2e-5, "kl_beta": 0.0},
-    "evaluate": {"problems": 400, "samples": 1, "controls": True},
+    "train": {
+        "steps": 60,
+        "failures_per_step": 8,
+        "group_size": 8,
+        "learning_rate": 2e-5,
+        "kl_beta": 0.0,
+    },
+    "evaluate": {"problems": 400, "samples": 1, "controls": ["nothing", "other_reflection"]},
     "made_with": {"format": 1, "mulligan": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
 }

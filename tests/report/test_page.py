@@ -15,7 +15,9 @@ from mulligan.report.inputs import read_run
 from mulligan.report.layout import POLICY
 from mulligan.report.markup import visible
 from mulligan.report.page import render, write_report
-from mulligan.report.table import points, table
+from mulligan.report.sheets import points
+from mulligan.report.table import table
+from mulligan.report.texts import LONGEST
 from mulligan.types import Answer, Verdict
 
 
@@ -29,7 +31,7 @@ def test_the_page_shows_every_number_of_the_table(finished_run, finished_page):
 
     for cell in made.cells:
         assert f"{100 * cell.rate:.1f}%" in text
-        assert f"{100 * cell.low:.1f}–{100 * cell.high:.1f}" in text
+        assert f"{100 * cell.low:.1f} to {100 * cell.high:.1f}" in text
         assert f"{cell.passed} of {cell.n}" in text
     for row in (*made.differences, *made.controls):
         assert f"{points(row.low)} to {points(row.high)}" in text
@@ -54,11 +56,35 @@ def test_every_figure_says_in_words_what_it_shows(finished_page):
     tags = Reader(finished_page).tags
 
     labels = [a["aria-label"] for _, a in tags if a.get("role") == "img"]
-    assert len(labels) == 9
+    assert len(labels) == 10
     assert any("Solved" in label and "First try before training 3" in label for label in labels)
     assert any(label.startswith("Reward") for label in labels)
     assert any(label.startswith("Length of a reflection") for label in labels)
     assert any("missed target" in label for label in labels)
+
+
+def test_what_was_trained_on_is_shown_from_start_middle_and_end_in_the_colour_of_its_advantage(
+    finished_page,
+):
+    text = Reader(finished_page).text.partition("What was trained on")[2]
+
+    for step in (1, 31, 60):
+        assert f"Step {step}: I should check my result." in text
+    assert "−1.50" in text
+    assert "+0.50" in text
+    assert 'class="said weighed down" dir="auto" style="--strength: 34%"' in finished_page
+    assert 'class="said weighed up" dir="auto" style="--strength: 11%"' in finished_page
+    assert "weighed flat" not in finished_page
+
+
+def test_texts_that_do_not_learn_are_grey(run):
+    learns_retries = {**SETTINGS, "train": {**SETTINGS["train"], "learn": "retry"}}
+    (run / "config.yaml").write_text(yaml.safe_dump(learns_retries))
+    write_report(run)
+    page = (run / "report.html").read_text()
+
+    assert re.search(r'class="said not-trained" dir="auto">Step 1:', page)
+    assert re.search(r'class="said weighed up"[^>]*>2 \* 3', page)
 
 
 def test_no_id_occurs_twice_and_every_reference_has_its_target(finished_page):
@@ -97,6 +123,7 @@ def test_a_run_without_warm_up_says_so(run):
         ("evaluation", "This run holds no evaluation yet"),
         ("metrics.jsonl", "No training step is recorded yet"),
         ("failures.jsonl", "60 steps on 0 stored failures"),
+        ("episodes.jsonl", "No episode that was trained on is stored here"),
         ("timings.jsonl", "60 steps on 612 stored failures"),
         ("warmup.jsonl", "first warmed up by supervised training"),
     ],
@@ -180,7 +207,7 @@ def test_hostile_text_stays_text_everywhere_on_the_page(tmp_path):
     assert not any(name.startswith("on") for name in names)
     episodes_text = read.text.partition("Episodes")[2].partition("Stages and settings")[0]
     for text in texts:
-        assert visible(text)[: episodes.LONGEST] in episodes_text
+        assert visible(text)[:LONGEST] in episodes_text
     assert "18,000 more characters" in read.text
 
 

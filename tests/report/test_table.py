@@ -7,7 +7,8 @@ from synthetic_run import make_trials, write_lines, write_trials
 
 from mulligan.errors import MulliganError
 from mulligan.evaluation.statistics import wilson
-from mulligan.report.table import points, print_table, table, table_as_json
+from mulligan.report.sheets import points
+from mulligan.report.table import print_table, table, table_as_json
 from mulligan.types import Answer, Trial, Verdict
 
 RIGHT = Answer("2 + 2", Verdict.right(), 5, "stop")
@@ -83,6 +84,7 @@ def test_differences_are_after_minus_before_and_the_gain_is_theirs(small):
         "after_nothing": -0.25,
         "after_other_reflection": 0.0,
         "reflection_over_nothing": 0.5,
+        "reflection_over_other_reflection": 0.25,
         "gain_with_second_chance": 0.25,
     }
     assert made.difference("first_try").low == made.difference("first_try").high == 0.0

@@ -5,7 +5,7 @@ from functools import partial
 
 from mulligan.config import Endpoints
 from mulligan.errors import MulliganError, nearest
-from mulligan.evaluation.controls import BY_COLUMN
+from mulligan.evaluation.controls import BY_COLUMN, CONTROLS
 from mulligan.evaluation.trials import COLUMNS
 from mulligan.types import Answer, Status, Trial
 
@@ -73,10 +73,13 @@ def _less(trial: Trial, column: str, other: str) -> float | None:
 
 SCORES: dict[str, tuple[frozenset[str], Score]] = {
     **{column: (frozenset({column}), partial(judged, column=column)) for column in COLUMNS},
-    "reflection_over_nothing": (
-        frozenset({"after_reflection", "after_nothing"}),
-        partial(_less, column="after_reflection", other="after_nothing"),
-    ),
+    **{
+        f"reflection_over_{control.name}": (
+            frozenset({"after_reflection", control.column}),
+            partial(_less, column="after_reflection", other=control.column),
+        )
+        for control in CONTROLS
+    },
     "gain_with_second_chance": (
         frozenset({"after_reflection", "first_try"}),
         partial(_less, column="after_reflection", other="first_try"),

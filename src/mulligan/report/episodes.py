@@ -1,19 +1,17 @@
 """Real episodes side by side: the same problems before and after training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mulligan.evaluation.controls import CONTROLS
 from mulligan.evaluation.scores import judged
 from mulligan.evaluation.trials import TIMES, Trials
 from mulligan.randomness import derive_seed
-from mulligan.report.figures import reason_name
 from mulligan.report.markup import Html, element, together
+from mulligan.report.texts import badge, said
 from mulligan.types import Answer, Trial
 
 SHOWN = 8
-LONGEST = 2000
-"""Characters of one text that are shown; the rest is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ def _episode(number: int, pair: Sequence[Trial]) -> Html:
     return element(
         "article",
         element("h3", f"Problem {number}"),
-        _text(pair[0].question, "question"),
+        said(pair[0].question, "question"),
         element("div", *map(_side, pair), class_="sides"),
         class_="episode",
     )
@@ -86,42 +84,26 @@ def _side(trial: Trial) -> Html:
 def _reflection(trial: Trial) -> Html:
     leak = element("span", "contains a passing answer", class_="badge leak")
     label = element("h5", "Reflection ", leak if trial.leaked else "")
-    return element("div", label, _text(trial.reflection or "", "reflection"), class_="turn")
+    return element("div", label, said(trial.reflection or "", "reflection"), class_="turn")
 
 
 def _turn(title: str, answer: Answer | None) -> Html:
     if answer is None:
         return Html()
-    label = element("h5", f"{title} ", _badge(answer))
-    return element("div", label, _thoughts(answer), _text(answer.text, "answer"), class_="turn")
+    verdict = badge(answer.verdict, cut_off=answer.finish_reason == "length")
+    label = element("h5", f"{title} ", verdict)
+    between = said(answer.reflection, "between") if answer.reflection is not None else ""
+    content = (label, between, _thoughts(answer), said(answer.text, "answer"))
+    return element("div", *content, class_="turn")
 
 
 def _thoughts(answer: Answer) -> Html:
     if not answer.thoughts:
         return Html()
-    return element("details", element("summary", "Thoughts"), _text(answer.thoughts, "thoughts"))
+    return element("details", element("summary", "Thoughts"), said(answer.thoughts, "thoughts"))
 
 
 def _controls(trial: Trial) -> Html:
     answers = [(control.title, trial.second_tries.get(control.name)) for control in CONTROLS]
     turns = [_turn(title, answer) for title, answer in answers if answer is not None]
     return element("details", element("summary", "Controls"), *turns) if turns else Html()
-
-
-def _badge(answer: Answer) -> Html:
-    return element("span", *_verdict(answer), class_=f"badge {answer.verdict.status}")
-
-
-def _verdict(answer: Answer) -> Iterator[str]:
-    yield reason_name(answer.verdict.reason)
-    if answer.finish_reason == "length":
-        yield ", cut off"
-
-
-def _text(text: str, kind: str) -> Html:
-    """Return what someone wrote, as it is: never read as markup, never longer than a page."""
-    if not text.strip():
-        return element("p", "(nothing)" if not text else "(blank)", class_=f"said {kind} empty")
-    rest = len(text) - LONGEST
-    more = element("span", f" … {rest:,} more characters", class_="note") if rest > 0 else ""
-    return element("pre", text[:LONGEST], more, class_=f"said {kind}", dir="auto")

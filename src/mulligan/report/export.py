@@ -1,15 +1,12 @@
 """The report's figures as SVG files of their own, for documents that are kept elsewhere."""
 
-import re
 from importlib.resources import files
 from pathlib import Path
 
+from mulligan.report.drawing import Drawing
+from mulligan.report.figures import all_figures
 from mulligan.report.inputs import read_run
-from mulligan.report.page import render
 from mulligan.storage.atomic import write_atomically
-
-_FIGURE = re.compile(r"<figcaption>(.*?)</figcaption>.*?<svg (.*?)</svg>", re.DOTALL)
-_COLOURS = re.compile(r":root \{.*?\n\}", re.DOTALL)
 
 
 def export_figures(run: Path, folder: Path) -> list[Path]:
@@ -20,15 +17,18 @@ def export_figures(run: Path, folder: Path) -> list[Path]:
     Raises:
         MulliganError: the folder is not a run's, or cannot be written.
     """
-    css = files("mulligan.report").joinpath("page.css").read_text(encoding="utf-8")
-    colours = _COLOURS.search(css)
-    assert colours is not None
-    style = f"<style>{colours.group()}\nsvg {{ font-family: sans-serif; }}</style>"
+    colours = files("mulligan.report").joinpath("light.css").read_text(encoding="utf-8")
+    style = f"<style>{colours}svg {{ font-family: sans-serif; }}</style>"
+    content = read_run(run)
     paths = []
-    for caption, svg in _FIGURE.findall(render(read_run(run))):
-        path = folder / f"{re.sub(r'[^a-z0-9]+', '-', caption.lower()).strip('-')}.svg"
-        attributes, _, body = svg.partition(">")
-        drawn = f'<svg xmlns="http://www.w3.org/2000/svg" {attributes}>{style}{body}</svg>\n'
-        write_atomically(path, drawn)
+    for drawing in all_figures(content.table, content.metrics, content.warmup):
+        path = folder / f"{drawing.name}.svg"
+        write_atomically(path, _standing_alone(drawing, style))
         paths.append(path)
     return paths
+
+
+def _standing_alone(drawing: Drawing, style: str) -> str:
+    """Return a figure as a whole SVG document."""
+    attributes, _, body = drawing.svg.removeprefix("<svg ").partition(">")
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {attributes}>{style}{body}\n'

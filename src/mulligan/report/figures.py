@@ -1,48 +1,21 @@
-"""Figures as inline SVG: small, all of one width, in the page's own colours and fonts.
-
-Colours are drawn as placeholders and replaced by the page's CSS variables, so that one figure
-serves a light page and a dark one. The same numbers give the same bytes.
-"""
+"""The figures of a report: rates, reasons and how they changed, and training over steps."""
 
 import math
-import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from itertools import accumulate
-from typing import Any
 
-from matplotlib import style
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from mulligan.evaluation.tables import ReasonCount, Table
+from mulligan.evaluation.tables import Flip, ReasonCount, Table
 from mulligan.evaluation.trials import COLUMNS, TIMES, TITLES
-from mulligan.report.markup import Html, element, visible
-
-WIDTH = 4.4
-"""Inches of every figure: near its size on the page, so that text keeps its size on a phone."""
-
-COLOURS = {
-    "ink": "#a1b2c0",
-    "faint": "#a1b2c1",
-    "before": "#a1b2c2",
-    "after": "#a1b2c3",
-    "passed": "#a1b2c4",
-    "unparseable": "#a1b2c5",
-    "error": "#a1b2c6",
-    "wrong-1": "#a1b2c7",
-    "wrong-2": "#a1b2c8",
-    "wrong-3": "#a1b2c9",
-    "wrong-4": "#a1b2ca",
-    "wrong-5": "#a1b2cb",
-    "wrong-6": "#a1b2cc",
-}
-"""Placeholders for the page's colours, as ``page.css`` defines them."""
+from mulligan.report.drawing import COLOURS, STYLED, WIDTH, Drawing, drawn, new_figure
+from mulligan.report.texts import reason_name
 
 _PAINTS: dict[str, tuple[str, list[tuple[str, str | None]]]] = {
     "passed": ("", [(COLOURS["passed"], None)]),
@@ -52,33 +25,17 @@ _PAINTS: dict[str, tuple[str, list[tuple[str, str | None]]]] = {
 }
 """For each status what its reasons are called and painted with: colour and hatch."""
 
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "mulligan",
-    "text.parse_math": False,
-    "font.size": 9,
-    "text.color": COLOURS["ink"],
-    "axes.labelcolor": COLOURS["ink"],
-    "axes.edgecolor": COLOURS["faint"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": COLOURS["faint"],
-    "ytick.color": COLOURS["faint"],
-    "xtick.labelcolor": COLOURS["ink"],
-    "ytick.labelcolor": COLOURS["ink"],
-    "hatch.linewidth": 0.6,
-    "hatch.color": COLOURS["ink"],
-}
 _SMALLEST_LABELLED_SHARE = 0.07
-_LONGEST_REASON = 32
 _LONGEST_IN_TWO_COLUMNS = 29
 """In characters: two columns of longer entries in the legend would not fit the page's width."""
 
+_FLOW_BAR = 0.06
+"""Width of an outcome's bar, where the two sides are 1 apart."""
+_FLOW_GAP = 0.02
+"""Space between outcomes, as a share of all rows."""
+
 _CURVE_PLACE = (0.135, 0.235, 0.845, 0.735)
 """Left, bottom, width and height of a curve's axes: the same for all, so that steps line up."""
-
-STYLED = style.context(["default", _STYLE])
-"""Decorates what draws, so that neither the user's own style nor ours leaks into the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +61,31 @@ TRAINING_CURVES = (
 WARMUP_CURVE = Curve("loss", "Warm-up loss")
 
 
+def all_figures(
+    table: Table, metrics: Sequence[Mapping[str, object]], warmup: Sequence[Mapping[str, object]]
+) -> list[Drawing]:
+    """Return every figure of a report, in the order of the page."""
+    made = [rates_figure(table)] if table.cells else []
+    return [*made, *reason_figures(table), *training_figures(metrics, warmup)]
+
+
+def reason_figures(table: Table) -> list[Drawing]:
+    """Return what the verifier said, and how that changed, as far as there is something."""
+    made = [reasons_figure(table)] if table.reasons else []
+    return [*made, flow_figure(table.flips)] if table.flips else made
+
+
+def training_figures(
+    metrics: Sequence[Mapping[str, object]], warmup: Sequence[Mapping[str, object]]
+) -> list[Drawing]:
+    """Return the curves that there are points for."""
+    made = [curve_figure(curve, metrics) for curve in TRAINING_CURVES]
+    made.append(curve_figure(WARMUP_CURVE, warmup))
+    return [figure for figure in made if figure is not None]
+
+
 @STYLED
-def rates_figure(table: Table) -> Html:
+def rates_figure(table: Table) -> Drawing:
     """Draw every column's rate and interval, before and after training."""
     columns = [name for name in COLUMNS if any(table.cell(name, when) for when in TIMES)]
     figure, axes = new_figure(height=0.52 * len(columns) + 0.75)
@@ -137,7 +117,7 @@ _MARKERS = {"before": "o", "after": "D"}
 
 
 @STYLED
-def reasons_figure(table: Table) -> Html:
+def reasons_figure(table: Table) -> Drawing:
     """Draw the share of each of the verifier's reasons as stacked bars."""
     bars = {
         f"{name}, {when}": rows
@@ -177,7 +157,79 @@ def reasons_figure(table: Table) -> Html:
 
 
 @STYLED
-def curve_figure(curve: Curve, rows: Sequence[Mapping[str, object]]) -> Html | None:
+def flow_figure(flips: Sequence[Flip]) -> Drawing:
+    """Draw how first tries went from each outcome before training to one after it."""
+    rows = [flip for flip in flips if flip.column == "first_try"]
+    looks = _looks(
+        ReasonCount("", "first_try", status, reason, row.count)
+        for row in rows
+        for status, reason in (
+            (row.before_status, row.before_reason),
+            (row.after_status, row.after_reason),
+        )
+    )
+    counts = [
+        [sum(row.count for row in rows if _goes(row, left, right)) for right in looks]
+        for left in looks
+    ]
+    figure, axes = new_figure(height=2.5 + 0.2 * math.ceil(len(looks) / 2))
+    _paint_flow(axes, counts, looks)
+    handles = [Patch(facecolor=look.colour, hatch=look.hatch, label=look.label) for look in looks]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    description = "; ".join(
+        f"{left.label} to {right.label} {count}"
+        for left, row in zip(looks, counts, strict=True)
+        for right, count in zip(looks, row, strict=True)
+        if count
+    )
+    return drawn(figure, "First tries: what became of each outcome", description)
+
+
+def _goes(flip: Flip, left: "_Look", right: "_Look") -> bool:
+    before = (flip.before_status, flip.before_reason)
+    return before in left.reasons and (flip.after_status, flip.after_reason) in right.reasons
+
+
+def _paint_flow(axes: Axes, counts: Sequence[Sequence[int]], looks: Sequence["_Look"]) -> None:
+    """Draw a bar of outcomes on either side, and a band for each pair of them that occurs."""
+    total = sum(map(sum, counts))
+    gap = total * _FLOW_GAP
+    sums = ([sum(row) for row in counts], [sum(column) for column in zip(*counts, strict=True)])
+    tops = [_starts(side, gap) for side in sums]
+    for x, side, starts in zip((0.0, 1.0), sums, tops, strict=True):
+        for look, count, start in zip(looks, side, starts, strict=True):
+            if count:
+                left = x - _FLOW_BAR * (1 - x)
+                axes.bar(
+                    left, count, _FLOW_BAR, start, align="edge", color=look.colour, hatch=look.hatch
+                )
+                label_x, align = (-0.08, "right") if x == 0 else (1.08, "left")
+                axes.text(label_x, start + count / 2, f"{count:,}", ha=align, va="center")
+    across = np.linspace(0, 1, 40)
+    bend = across**2 * (3 - 2 * across)
+    used = [list(starts) for starts in tops]
+    for i, look in enumerate(looks):
+        for j in range(len(looks)):
+            count = counts[i][j]
+            if count:
+                lower = used[0][i] + (used[1][j] - used[0][i]) * bend
+                axes.fill_between(across, lower, lower + count, color=look.colour, alpha=0.35, lw=0)
+                used[0][i] += count
+                used[1][j] += count
+    axes.set_ylim(total + gap * len(looks), -gap)
+    axes.set_xlim(-0.3, 1.3)
+    axes.set_axis_off()
+    for place, text in ((0.0, "before training"), (1.0, "after training")):
+        axes.text(place, -gap, text, ha="center", va="bottom")
+
+
+def _starts(counts: Sequence[int], gap: float) -> list[float]:
+    """Return where each outcome of a side begins, one under another."""
+    return [sum(counts[:place]) + gap * place for place in range(len(counts))]
+
+
+@STYLED
+def curve_figure(curve: Curve, rows: Sequence[Mapping[str, object]]) -> Drawing | None:
     """Draw one number over steps, thin, and its moving mean, thick; None where there is none."""
     points = [
         (step, value)
@@ -201,12 +253,6 @@ def curve_figure(curve: Curve, rows: Sequence[Mapping[str, object]]) -> Html | N
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     description = f"from {means[0]:.4g} at step {steps[0]:g} to {means[-1]:.4g} at {steps[-1]:g}"
     return drawn(figure, curve.title, description)
-
-
-def reason_name(reason: str) -> str:
-    """Return a verifier's reason as a person reads it: ``missed target``; cut where it is long."""
-    name = visible(reason).replace("_", " ")
-    return name if len(name) <= _LONGEST_REASON else f"{name[: _LONGEST_REASON - 1]}…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,40 +308,3 @@ def _number(value: object) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
-
-
-def new_figure(height: float) -> tuple[Figure, Axes]:
-    """Return a figure whose axes leave as much room as their labels need."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def drawn(figure: Figure, caption: str, description: str) -> Html:
-    """Return the figure as markup; ``description`` tells its content to who cannot see it."""
-    buffer = StringIO()
-    with warnings.catch_warnings():
-        # Fonts are the reader's: the one used here for measuring need not have every glyph.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
-        )
-    svg = _inline(buffer.getvalue(), prefix=re.sub(r"\W+", "-", caption.lower()))
-    label = element("figcaption", caption)
-    picture = element("div", Html(svg), role="img", aria_label=f"{caption}: {description}")
-    return element("figure", label, picture)
-
-
-def _inline(svg: str, prefix: str) -> str:
-    """Make a stand-alone SVG file fit into a page beside others."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'( xmlns(:\w+)?="[^"]*"| version="1.1")', "", svg)
-    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
-    svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}-", svg).replace("xlink:href", "href")
-    svg = re.sub(r'<svg [^>]*(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1)
-    for name, placeholder in COLOURS.items():
-        svg = svg.replace(placeholder, f"var(--{name})")
-    return svg

@@ -18,7 +18,7 @@ from mulligan.evaluation.forgetting.records import (
 )
 from mulligan.report import layout
 from mulligan.report.markup import Html, element, visible
-from mulligan.report.table import percent, points
+from mulligan.report.sheets import percent, points
 
 ABOUT = (
     "Brackets hold 95% intervals. The divergence of the next token is over the whole vocabulary, "

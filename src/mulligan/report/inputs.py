@@ -11,6 +11,7 @@ from mulligan.evaluation.forgetting.records import Forgetting, read_forgetting
 from mulligan.evaluation.results import compute
 from mulligan.evaluation.tables import Table
 from mulligan.evaluation.trials import Trials, plan_of, read_trials
+from mulligan.report.trained import TrainedGroup, choose_groups
 from mulligan.storage.lines import count_lines
 from mulligan.storage.records import RecordLog
 from mulligan.storage.run_folder import RunFolder
@@ -38,6 +39,8 @@ class RunContent:
     table: Table
     forgetting: Forgetting | None
     """What the model forgot; None until `mulligan forget` measured it."""
+    groups: Sequence[TrainedGroup]
+    """Groups from the start, the middle and the end of training."""
 
 
 def read_run(run: Path) -> RunContent:
@@ -62,6 +65,7 @@ def read_run(run: Path) -> RunContent:
         timings=_rows(folder.timings),
         failures=count_lines(folder.failures),
         trials=trials,
+        groups=choose_groups(folder),
         table=compute(trials, plan_of(settings.get("evaluate"))),
         forgetting=read_forgetting(folder.forgetting),
     )

@@ -7,6 +7,7 @@ slipped through escaping could load nothing and run nothing.
 from collections.abc import Sequence
 from importlib.resources import files
 
+from mulligan.report.drawing import Drawing
 from mulligan.report.markup import Html, element, together
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -15,7 +16,8 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 def document(title: str, *content: Html) -> str:
     """Return a whole page."""
-    style = files("mulligan.report").joinpath("page.css").read_text(encoding="utf-8")
+    styles = (files("mulligan.report").joinpath(f"{name}.css") for name in ("light", "page"))
+    style = "\n".join(each.read_text(encoding="utf-8") for each in styles)
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -32,6 +34,14 @@ def document(title: str, *content: Html) -> str:
 def section(title: str, *content: str) -> Html:
     """Return a section of a page under its heading."""
     return element("section", element("h2", title), *content)
+
+
+def figure(drawing: Drawing) -> Html:
+    """Return a figure under its caption."""
+    picture = element(
+        "div", Html(drawing.svg), role="img", aria_label=f"{drawing.caption}: {drawing.description}"
+    )
+    return element("figure", element("figcaption", drawing.caption), picture)
 
 
 def stacked(value: str, *notes: str) -> Html:

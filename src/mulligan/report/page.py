@@ -1,50 +1,49 @@
 """The report: a run's folder becomes one HTML file, without scripts and without network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 
 from mulligan.evaluation.controls import CONTROLS
-from mulligan.evaluation.tables import ControlDifference, Difference, LeakRate, Table
-from mulligan.evaluation.trials import COLUMNS, TIMES, TITLES
+from mulligan.evaluation.tables import Table
 from mulligan.report import episodes, forgetting
-from mulligan.report.figures import (
-    TRAINING_CURVES,
-    WARMUP_CURVE,
-    curve_figure,
-    rates_figure,
-    reasons_figure,
-)
+from mulligan.report.figures import rates_figure, reason_figures, training_figures
 from mulligan.report.inputs import RunContent, read_run
-from mulligan.report.layout import document, grid, section, stacked
+from mulligan.report.layout import document, figure, section, stacked
 from mulligan.report.markup import Html, element, together
 from mulligan.report.settings import commands, stages, versions
-from mulligan.report.summary import evaluated, summary
-from mulligan.report.table import (
-    NOTHING,
-    gain_text,
-    percent,
-    points,
-    share_text,
-    size_text,
-    unjudged_text,
+from mulligan.report.sheets import (
+    Sheet,
+    controls_sheet,
+    endpoints_sheet,
+    flips_sheet,
+    leak_sheet,
+    models_sheet,
+    side_sheet,
+    solved_sheet,
 )
+from mulligan.report.summary import evaluated, summary
+from mulligan.report.trained import render_groups
 from mulligan.storage.atomic import write_atomically
-
-_HEADINGS = ("Before training", "After training")
 
 _HOW_TO_READ = (
     "A problem counts as solved after reflection when the first try or the retry passes: the "
-    "retry is only asked for where the first try failed. The controls ask the same failed "
-    "problems again without a reflection, and after a reflection on another problem; what "
-    "reflection brings beyond them is neither luck nor the second chance alone. Intervals hold "
-    "95%: Wilson’s for rates, a paired bootstrap over problems for differences. An interval of a "
-    "difference that includes zero shows no difference."
+    "retry is only asked for where the first try failed. What reflection adds is that rate less "
+    "the rate of the same problems asked again with nothing in between, so that the second chance "
+    "itself is no part of it. Intervals hold 95%: Wilson’s for rates, a paired bootstrap over "
+    "problems for differences. They hold for this trained model only: another seed gives another "
+    "model, and a claim about the method needs several (mulligan study)."
 )
 _ABOUT_FORMAT = (
     "An answer that cannot be read is not a wrong answer: format failures are hatched and stand "
-    "apart. The bars of retries cover only the problems whose first try failed. A reflection "
-    "leaks when it contains a passing answer, so that rewarding it rewards the answer."
+    "apart. The bars of retries cover only the problems whose first try failed. The bands follow "
+    "each first try from its outcome before training, on the left, to the one after it."
+)
+_ABOUT_TRAINED = (
+    "A group from the first step, from the middle and from the last: what the model failed, and "
+    "the reflections that were trained on, each with its advantage and the retry that followed. "
+    "Green texts were made likelier and orange ones less likely, the fuller the colour the more; "
+    "grey ones were not trained on."
 )
 
 
@@ -74,8 +73,10 @@ def _sections(run: RunContent) -> Iterator[Html]:
         *(element("p", paragraph, class_="lede") for paragraph in summary(run)),
     )
     yield section("The result", *_result(run.table))
+    yield section("What reflection adds", *_against_controls(run.table))
     yield section("Wrong answers and unreadable ones", *_reasons(run.table))
     yield section("Training", *_training(run))
+    yield section("What was trained on", *_trained(run))
     yield section("Episodes", *_episodes(run))
     yield section("What was forgotten", *_forgetting(run))
     yield section("Stages and settings", *stages(run))
@@ -99,59 +100,27 @@ def _result(table: Table) -> Iterator[Html]:
         return
     if not table.differences:
         yield _missing("There is no evaluation after training yet, so there are no differences.")
-    yield _rates_table(table)
+    yield _painted(solved_sheet(table), "rates")
     yield element("p", evaluated(table), class_="note")
-    yield element("div", rates_figure(table), _how_to_read(), class_="charts")
-    if table.controls:
-        yield element("h3", "Reflection against its controls")
-        yield _control_table(table)
+    about = element("div", element("h3", "How to read it"), element("p", _HOW_TO_READ))
+    yield element("div", figure(rates_figure(table)), about, class_="charts")
+    for sheet in (endpoints_sheet(table), models_sheet(table)):
+        yield _painted(sheet, "rates")
 
 
-def _how_to_read() -> Html:
-    return element("div", element("h3", "How to read it"), element("p", _HOW_TO_READ))
-
-
-def _rates_table(table: Table) -> Html:
-    rows = []
-    for column in COLUMNS:
-        cells = [table.cell(column, when) for when in TIMES]
-        if any(cells):
-            shown = [
-                stacked(percent(c.rate), _span(c.low, c.high), f"{c.passed:,} of {c.n:,}")
-                if c
-                else stacked(NOTHING)
-                for c in cells
-            ]
-            rows.append((TITLES[column], *shown, _difference(table.difference(column))))
-    against = {row.when: row for row in table.controls if row.control == "after_nothing"}
-    added = [_difference(against.get(when)) for when in TIMES]
-    change = _difference(table.difference("reflection_over_nothing"))
-    rows.append(("What reflection adds to asking again", *added, change))
-    gains = [stacked(gain_text(table, when)) for when in TIMES]
-    gain = _difference(table.difference("gain_with_second_chance"))
-    rows.append(("Gain from reflecting", *gains, gain))
-    return grid(("Solved", *_HEADINGS, "Difference, points"), rows, "rates")
-
-
-def _control_table(table: Table) -> Html:
-    rows = []
-    for control in (each.column for each in CONTROLS):
-        found = {row.when: row for row in table.controls if row.control == control}
-        if found:
-            name = f"After reflection minus “{TITLES[control]}”"
-            rows.append((name, *(_difference(found.get(when)) for when in TIMES)))
-    return grid(("Points", *_HEADINGS), rows, "rates")
-
-
-def _difference(row: Difference | ControlDifference | None) -> Html:
-    if row is None:
-        return stacked(NOTHING)
-    mark = "" if row.low > 0 or row.high < 0 else "includes zero"
-    return stacked(points(row.difference), f"{points(row.low)} to {points(row.high)}", mark)
-
-
-def _span(low: float, high: float) -> str:
-    return f"{100 * low:.1f}–{100 * high:.1f}"
+def _against_controls(table: Table) -> Iterator[Html]:
+    sheet, split = controls_sheet(table), leak_sheet(table)
+    if not sheet.rows:
+        yield _missing("No control was asked for, or nothing was evaluated yet.")
+    yield _painted(sheet, "rates")
+    asked = {row.control for row in table.controls}
+    terms = (
+        element("div", element("dt", control.title), element("dd", control.says))
+        for control in CONTROLS
+        if control.column in asked
+    )
+    yield element("dl", *terms)
+    yield _painted(split, "rates")
 
 
 def _reasons(table: Table) -> Iterator[Html]:
@@ -159,33 +128,31 @@ def _reasons(table: Table) -> Iterator[Html]:
         yield _missing("No answer was judged yet.")
         return
     about = element("div", element("p", _ABOUT_FORMAT))
-    yield element("div", reasons_figure(table), about, class_="charts")
-    yield grid(("", *_HEADINGS), list(_side_rows(table)), "plain")
+    yield element("div", *map(figure, reason_figures(table)), about, class_="charts")
+    yield _painted(flips_sheet(table), "plain")
+    yield _painted(side_sheet(table), "plain")
 
 
-def _side_rows(table: Table) -> Iterator[tuple[str, ...]]:
-    leaks = {row.when: row for row in table.leak_rates}
-    unread = [(table.count("first_try", when, "unparseable"), table.size(when)) for when in TIMES]
-    yield ("Reflections that contain a passing answer", *(_leak(leaks.get(when)) for when in TIMES))
-    yield ("First tries that cannot be read as an answer", *(share_text(*pair) for pair in unread))
-    yield ("Answers left out: the verifier broke", *(unjudged_text(table, w) for w in TIMES))
-    lengths = {(row.when, row.text): f"{row.mean_tokens:.1f}" for row in table.lengths}
-    for text, name in _LENGTHS.items():
-        yield (name, *(lengths.get((when, text), NOTHING) for when in TIMES))
-    yield ("Problems, and first tries at them", *(size_text(table.size(when)) for when in TIMES))
-
-
-def _leak(row: LeakRate | None) -> Html:
-    if row is None:
-        return together(NOTHING)
-    return together(percent(row.rate), element("small", _span(row.low, row.high)))
-
-
-_LENGTHS = {
-    "first_try": "Tokens of a first try, on average",
-    "reflection": "Tokens of a reflection, on average",
-    "after_reflection": "Tokens of a retry after reflection, on average",
-}
+def _painted(sheet: Sheet, kind: str) -> Html:
+    """Return a table as markup, and under it what has to be known to read it."""
+    if not sheet.rows:
+        return Html()
+    head = element("tr", *(element("th", text, scope="col") for text in ("", *sheet.headings)))
+    body = (
+        element(
+            "tr",
+            element("th", row.title, scope="row"),
+            *(
+                element("td", stacked(value.text, value.interval, value.note))
+                for value in row.values
+            ),
+            class_="headline" if row.is_headline else "row",
+        )
+        for row in sheet.rows
+    )
+    parts = (element("caption", sheet.title), element("thead", head), element("tbody", *body))
+    shown = element("div", element("table", *parts, class_=kind), class_="wide")
+    return together(shown, element("p", sheet.note, class_="note") if sheet.note else "")
 
 
 def _training(run: RunContent) -> Iterator[Html]:
@@ -193,11 +160,9 @@ def _training(run: RunContent) -> Iterator[Html]:
         yield element("p", " ".join(_about_training(run)), class_="note")
     else:
         yield _missing("No training step is recorded yet.")
-    drawn = [curve_figure(curve, run.metrics) for curve in TRAINING_CURVES]
-    drawn.append(curve_figure(WARMUP_CURVE, run.warmup))
-    figures = [figure for figure in drawn if figure is not None]
+    figures = training_figures(run.metrics, run.warmup)
     if figures:
-        yield element("div", *figures, class_="charts")
+        yield element("div", *map(figure, figures), class_="charts")
 
 
 def _about_training(run: RunContent) -> Iterator[str]:
@@ -216,6 +181,16 @@ def _about_training(run: RunContent) -> Iterator[str]:
     if unjudged := sum(int(row.get("unjudged", 0)) for row in run.metrics):
         yield f"Episodes left out because the verifier broke: {unjudged:,}."
     yield "Thin lines show each step, thick ones the mean of the tenth of all steps around it."
+
+
+def _trained(run: RunContent) -> Iterator[Html]:
+    if not run.groups:
+        yield _missing("No episode that was trained on is stored here.")
+        return
+    yield element("p", _ABOUT_TRAINED, class_="note")
+    train = run.settings.get("train")
+    learn = train.get("learn", "reflection") if isinstance(train, Mapping) else "reflection"
+    yield render_groups(run.groups, str(learn))
 
 
 def _episodes(run: RunContent) -> Iterator[Html]:

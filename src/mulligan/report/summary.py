@@ -2,26 +2,28 @@
 
 from collections.abc import Iterator, Mapping
 
-from mulligan.evaluation.tables import ControlDifference, Difference, Table
+from mulligan.evaluation.tables import ControlDifference, Difference, Endpoint, LeakSplit, Table
 from mulligan.report.inputs import RunContent
-from mulligan.report.table import percent, points
-
-Compared = Difference | ControlDifference
+from mulligan.report.sheets import NAMES, conclusion, percent, points
 
 
 def summary(run: RunContent) -> Iterator[str]:
     """Yield what a report begins with: what was done, and what came out."""
     yield " ".join(_what_was_done(run))
     yield " ".join(_what_came_out(run.table))
+    if run.table.endpoints:
+        yield " ".join(_what_is_decided(run.table))
 
 
 def is_warmed_up(run: RunContent) -> bool:
     """Whether the run has a supervised warm-up before the method."""
-    return bool(run.warmup) or isinstance(run.settings.get("sft"), Mapping)
+    return bool(run.warmup) or any(
+        isinstance(run.settings.get(name), Mapping) for name in ("sft", "warmup")
+    )
 
 
 def evaluated(table: Table) -> str:
-    """Say what was evaluated, and what several samples a problem mean for the intervals."""
+    """Say what was evaluated, and what several samples per problem mean for the intervals."""
     size = table.size("after") or table.size("before")
     if size is None:
         return ""
@@ -60,50 +62,60 @@ def _what_came_out(table: Table) -> Iterator[str]:
             f"{percent(before.high)}). There is no evaluation after training yet."
         )
     else:
+        yield from _what_reflection_adds(table)
         yield (
-            f"After reflecting it solves {percent(after.rate)} of held-out problems, and solved "
-            f"{percent(before.rate)} before training: {with_interval(solved)}."
+            f"Solved after reflection: {percent(before.rate)} before training, "
+            f"{percent(after.rate)} after, {with_interval(solved)}."
         )
-        yield from _beside_it(table)
+        if first := table.difference("first_try"):
+            yield f"The first try changed by {with_interval(first)}."
+        yield from _where_the_passes_are(table)
 
 
-def _beside_it(table: Table) -> Iterator[str]:
-    """Set the main result beside the other differences, and say which of them are none."""
-    compared: dict[str, Compared | None] = {
-        "solved after reflection": table.difference("after_reflection"),
-        "gain from reflecting": table.difference("gain_with_second_chance"),
-        "first try": table.difference("first_try"),
-        "reflecting against asking again": next(
-            (c for c in table.controls if (c.when, c.control) == ("after", "after_nothing")), None
-        ),
-    }
-    known = {name: row for name, row in compared.items() if row is not None}
-    if gain := known.get("gain from reflecting"):
-        yield f"What reflecting adds to the first try changed by {with_interval(gain)};"
-    if first := known.get("first try"):
-        yield f"the first try itself by {with_interval(first)}."
-    if control := known.get("reflecting against asking again"):
+def _what_reflection_adds(table: Table) -> Iterator[str]:
+    change = table.difference("reflection_over_nothing")
+    before, after = (table.against("after_nothing", when) for when in ("before", "after"))
+    if before and after and change:
         yield (
-            "After training, reflecting against merely being asked again makes "
-            f"{with_interval(control)}."
+            "Against being asked again with nothing in between, reflecting adds "
+            f"{with_interval(before)} before training and {with_interval(after)} after it: "
+            f"a change of {with_interval(change)}."
         )
-    yield _about_zero(known)
 
 
-def _about_zero(known: Mapping[str, Compared]) -> str:
-    """Say which intervals include zero, and which differences go the wrong way."""
-    none = [name for name, row in known.items() if row.low <= 0 <= row.high]
-    worse = [name for name, row in known.items() if row.high < 0]
-    said = ["Brackets hold 95% intervals;"]
-    if none:
-        said.append(f"zero lies inside that of: {', '.join(none)}. This run shows nothing there.")
-    else:
-        said.append("none of them includes zero.")
-    if worse:
-        said.append(f"It got worse: {', '.join(worse)}.")
-    return " ".join(said)
+def _where_the_passes_are(table: Table) -> Iterator[str]:
+    splits = {split.leaked: split for split in table.leak_splits if split.when == "after"}
+    if True in splits and False in splits:
+        stating, others = splits[True], splits[False]
+        yield (
+            f"After training, {_passing(stating)} retries pass where the reflection states a "
+            f"passing answer; where it does not, {_passing(others)}, and of those same problems "
+            f"{percent(others.passed_after_nothing / others.n)} when simply asked again. (The "
+            "split is made after training, so it shows where the passes are, not their cause.)"
+        )
 
 
-def with_interval(row: Compared) -> str:
+def _passing(split: LeakSplit) -> str:
+    passed = split.passed_after_reflection
+    return f"{percent(passed / split.n)} ({passed:,} of {split.n:,})"
+
+
+def _what_is_decided(table: Table) -> Iterator[str]:
+    for row in table.endpoints:
+        name = NAMES.get(row.name, row.name).lower()
+        yield f"{row.role.capitalize()} endpoint, {name}: {_decided(row)}."
+    yield (
+        "Brackets are 95% intervals over problems, for this trained model only; they say nothing "
+        "about what another seed would give."
+    )
+
+
+def _decided(row: Endpoint) -> str:
+    if row.conclusion == "undecided":
+        return f"undecided: interval [{points(row.low)}, {points(row.high)}]"
+    return conclusion(row)
+
+
+def with_interval(row: Difference | ControlDifference) -> str:
     """Return ``+4.5 points [+1.0 to +8.0]``."""
     return f"{points(row.difference)} points [{points(row.low)} to {points(row.high)}]"

@@ -12,7 +12,7 @@ from mulligan.errors import MulliganError
 from mulligan.evaluation.results import compute
 from mulligan.evaluation.tables import Difference
 from mulligan.evaluation.trials import read_trials
-from mulligan.report.table import points
+from mulligan.report.sheets import points
 from mulligan.storage.lines import count_lines, lines_backwards
 from mulligan.storage.lock import holder
 from mulligan.storage.run_folder import RunFolder
