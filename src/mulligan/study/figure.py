@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from mulligan.report.figures import COLOURS, STYLED, drawn, new_figure
-from mulligan.report.markup import Html
-from mulligan.report.table import points
+from mulligan.report.drawing import COLOURS, STYLED, Drawing, drawn, new_figure
+from mulligan.report.sheets import points
 from mulligan.study.outcomes import OUTCOME_TITLES
 from mulligan.study.table import Estimate, StudyTable
 
@@ -15,7 +14,7 @@ _ROW = 0.34
 
 
 @STYLED
-def changes_figure(table: StudyTable, outcome: str) -> Html | None:
+def changes_figure(table: StudyTable, outcome: str) -> Drawing | None:
     """Draw each arm's change of an outcome: its runs, its mean, its interval; None without any."""
     found = [
         estimate

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from mulligan.report.layout import document, grid, section, stacked
+from mulligan.report.layout import document, figure, grid, section, stacked
 from mulligan.report.markup import Html, element
-from mulligan.report.table import NOTHING, points
+from mulligan.report.sheets import NOTHING, points
 from mulligan.storage.atomic import write_atomically
 from mulligan.study.figure import changes_figure
 from mulligan.study.outcomes import OUTCOME_TITLES
@@ -49,7 +49,11 @@ def _sections(table: StudyTable) -> Iterator[Html]:
     about = [element("p", _HOW_TO_READ, class_="note")]
     if table.spreads:
         about.append(element("p", _CROSSED, class_="note"))
-    yield section("Figures", element("div", *(f for f in figures if f), class_="charts"), *about)
+    yield section(
+        "Figures",
+        element("div", *(figure(each) for each in figures if each), class_="charts"),
+        *about,
+    )
     yield section("The table", *(part for arm in table.arms for part in _of_arm(table, arm)))
     yield section("The runs", _runs(table))
 

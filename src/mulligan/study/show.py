@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from mulligan.report.table import NOTHING, percent, points
+from mulligan.report.sheets import NOTHING, percent, points
 from mulligan.study.outcomes import OUTCOME_TITLES
 from mulligan.study.statistics import smallest_detectable
 from mulligan.study.table import Estimate, Quantity, StudyTable

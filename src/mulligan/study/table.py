@@ -7,7 +7,7 @@ from typing import Literal
 from mulligan.config import Recipe
 from mulligan.errors import MulliganError
 from mulligan.evaluation.statistics import holm
-from mulligan.report.table import points
+from mulligan.report.sheets import points
 from mulligan.study.outcomes import Scores, endpoints_of, outcomes_of, problems_of, scores
 from mulligan.study.plan import Plan, PlannedRun
 from mulligan.study.result import Result
