@@ -34,7 +34,7 @@ def test_an_interval_that_includes_zero_is_undecided_and_no_null_is_concluded(tm
     write_trials(run, [replace(trial, when="after") for trial in trials])
     said = summary_of(run)
 
-    assert "Primary endpoint, what reflection adds: undecided: interval [0.0, 0.0]" in said
+    assert "primary endpoint: what reflection adds is undecided: interval [0.0, 0.0]" in said
     assert "no difference" not in said
     assert "shows nothing" not in said
 
@@ -44,7 +44,7 @@ def test_no_difference_is_said_with_its_margin_where_a_test_shows_it(tmp_path):
     trials = make_trials("before", 200)
     write_trials(run, [replace(trial, when="after") for trial in trials])
 
-    assert "first try: none beyond ±3 points" in summary_of(run)
+    assert "first try shows no difference beyond ±3 points (equivalence test)" in summary_of(run)
 
 
 def test_a_difference_for_the_worse_is_said(tmp_path):
@@ -53,7 +53,7 @@ def test_a_difference_for_the_worse_is_said(tmp_path):
     write_trials(run, [replace(trial, when="before") for trial in after])
     write_trials(run, [replace(trial, when="after") for trial in before])
 
-    assert "Secondary endpoint, after reflection: fell" in summary_of(run)
+    assert "adjusted for their number: after reflection fell" in summary_of(run)
 
 
 def test_reflections_that_state_the_answer_are_set_apart_with_their_control(finished_run):

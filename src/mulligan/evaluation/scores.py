@@ -6,7 +6,7 @@ from functools import partial
 from mulligan.config import Endpoints
 from mulligan.errors import MulliganError, nearest
 from mulligan.evaluation.controls import BY_COLUMN, CONTROLS
-from mulligan.evaluation.trials import COLUMNS
+from mulligan.evaluation.trials import COLUMNS, TITLES
 from mulligan.types import Answer, Status, Trial
 
 Score = Callable[[Trial], float | None]
@@ -90,6 +90,18 @@ SCORES: dict[str, tuple[frozenset[str], Score]] = {
 ``reflection_over_nothing`` is what reflection adds: a second chance alone adds nothing to it. The
 second chance is part of ``gain_with_second_chance``.
 """
+
+
+SCORE_TITLES = {
+    **TITLES,
+    **{
+        f"reflection_over_{control.name}": f"Reflection over {control.name.replace('_', ' ')}"
+        for control in CONTROLS
+    },
+    "reflection_over_nothing": "What reflection adds",
+    "gain_with_second_chance": "Reflection + second chance",
+}
+"""How a person reads the names of what is compared."""
 
 
 def check_endpoints(endpoints: Endpoints) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mulligan.evaluation.controls import CONTROLS
+from mulligan.evaluation.scores import SCORE_TITLES
 from mulligan.evaluation.tables import (
     Cell,
     ControlDifference,
@@ -17,13 +18,6 @@ from mulligan.evaluation.tables import (
 from mulligan.evaluation.trials import COLUMNS, TIMES, TITLES
 
 NOTHING = "–"
-
-NAMES = {
-    **TITLES,
-    "reflection_over_nothing": "What reflection adds",
-    "gain_with_second_chance": "Reflection + second chance",
-}
-"""How a person reads the names of columns and of differences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +91,10 @@ def solved_sheet(table: Table) -> Sheet:
     if any(row.control == "after_nothing" for row in table.controls):
         added = [difference(table.against("after_nothing", when)) for when in TIMES]
         headline = (*added, change(table, "reflection_over_nothing"))
-        rows.append(SheetRow(NAMES["reflection_over_nothing"], headline, is_headline=True))
+        rows.append(SheetRow(SCORE_TITLES["reflection_over_nothing"], headline, is_headline=True))
     if rows:
         gains = (*(_gain(table, when) for when in TIMES), change(table, "gain_with_second_chance"))
-        rows.append(SheetRow(NAMES["gain_with_second_chance"], gains))
+        rows.append(SheetRow(SCORE_TITLES["gain_with_second_chance"], gains))
     return Sheet("Solved, with 95% intervals", (*_BEFORE_AND_AFTER, "change, points"), tuple(rows))
 
 
@@ -151,7 +145,7 @@ def endpoints_sheet(table: Table) -> Sheet:
     """Return the endpoints that the recipe declares, and what may be concluded."""
     rows = [
         SheetRow(
-            f"{NAMES.get(row.name, row.name)} ({row.role})",
+            f"{SCORE_TITLES[row.name]} ({row.role})",
             (difference(row), Value(p_text(row.p_adjusted)), Value(conclusion(row))),
         )
         for row in table.endpoints
@@ -169,7 +163,7 @@ def flips_sheet(table: Table) -> Sheet:
     """Return how many rows each column gained and lost."""
     rows = [
         SheetRow(
-            NAMES[row.name],
+            SCORE_TITLES[row.name],
             (
                 Value(f"{row.gained:,}"),
                 Value(f"{row.lost:,}"),
@@ -196,7 +190,7 @@ def models_sheet(table: Table) -> Sheet:
     ]
     added = tuple(difference(table.against("after_nothing", when)) for when in others)
     if any(table.against("after_nothing", when) for when in others):
-        rows.append(SheetRow(NAMES["reflection_over_nothing"], added, is_headline=True))
+        rows.append(SheetRow(SCORE_TITLES["reflection_over_nothing"], added, is_headline=True))
     return Sheet("Other models, untrained, on the same problems", tuple(others), tuple(rows))
 
 

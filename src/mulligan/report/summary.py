@@ -1,10 +1,11 @@
 """The result of a run in plain words, with its intervals, whichever way it came out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from mulligan.evaluation.scores import SCORE_TITLES
 from mulligan.evaluation.tables import ControlDifference, Difference, Endpoint, LeakSplit, Table
 from mulligan.report.inputs import RunContent
-from mulligan.report.sheets import NAMES, conclusion, percent, points
+from mulligan.report.sheets import conclusion, percent, points
 
 
 def summary(run: RunContent) -> Iterator[str]:
@@ -101,18 +102,27 @@ def _passing(split: LeakSplit) -> str:
 
 
 def _what_is_decided(table: Table) -> Iterator[str]:
-    for row in table.endpoints:
-        name = NAMES.get(row.name, row.name).lower()
-        yield f"{row.role.capitalize()} endpoint, {name}: {_decided(row)}."
+    primary = [row for row in table.endpoints if row.role == "primary"]
+    secondary = [row for row in table.endpoints if row.role == "secondary"]
+    if primary:
+        yield f"The primary endpoint: {_decisions(primary)}."
+    if secondary:
+        yield f"The secondary ones, adjusted for their number: {_decisions(secondary)}."
     yield (
         "Brackets are 95% intervals over problems, for this trained model only; they say nothing "
         "about what another seed would give."
     )
 
 
+def _decisions(rows: Sequence[Endpoint]) -> str:
+    return "; ".join(f"{SCORE_TITLES[row.name].lower()} {_decided(row)}" for row in rows)
+
+
 def _decided(row: Endpoint) -> str:
     if row.conclusion == "undecided":
-        return f"undecided: interval [{points(row.low)}, {points(row.high)}]"
+        return f"is undecided: interval [{points(row.low)}, {points(row.high)}]"
+    if row.conclusion == "no difference":
+        return f"shows no difference beyond ±{100 * row.margin:g} points (equivalence test)"
     return conclusion(row)
 
 

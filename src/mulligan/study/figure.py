@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from mulligan.evaluation.scores import SCORE_TITLES
 from mulligan.report.drawing import COLOURS, STYLED, Drawing, drawn, new_figure
 from mulligan.report.sheets import points
-from mulligan.study.outcomes import OUTCOME_TITLES
 from mulligan.study.table import Estimate, StudyTable
 
 _ROW = 0.34
@@ -32,7 +32,7 @@ def changes_figure(table: StudyTable, outcome: str) -> Drawing | None:
     axes.set_xlabel("points, after training minus before")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=COLOURS["faint"], alpha=0.35, linewidth=0.6)
-    title = f"Change, {OUTCOME_TITLES[outcome].lower()}"
+    title = f"Change, {SCORE_TITLES[outcome].lower()}"
     return drawn(figure, title, "; ".join(_said(found)))
 
 

@@ -10,14 +10,8 @@ from mulligan.config import Evaluate, Recipe
 from mulligan.errors import MulliganError
 from mulligan.evaluation.controls import controls_of
 from mulligan.evaluation.scores import SCORES
-from mulligan.evaluation.trials import TITLES, Trials
+from mulligan.evaluation.trials import Trials
 from mulligan.types import Trial
-
-OUTCOME_TITLES = TITLES | {
-    "reflection_over_nothing": "What reflection adds",
-    "gain_with_second_chance": "Gain, second chance included",
-}
-"""How a person reads the names of outcomes."""
 
 Floats = NDArray[np.float64]
 

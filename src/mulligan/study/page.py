@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from mulligan.evaluation.scores import SCORE_TITLES
 from mulligan.report.layout import document, figure, grid, section, stacked
 from mulligan.report.markup import Html, element
 from mulligan.report.sheets import NOTHING, points
 from mulligan.storage.atomic import write_atomically
 from mulligan.study.figure import changes_figure
-from mulligan.study.outcomes import OUTCOME_TITLES
 from mulligan.study.show import answers, heading, missing, number_text, spreads
 from mulligan.study.table import Estimate, Quantity, StudyTable
 
@@ -75,7 +75,7 @@ def _of_arm(table: StudyTable, arm: str) -> Iterator[Html]:
     for outcome in table.outcomes:
         cells = [table.estimate(arm, outcome, quantity) for quantity in quantities]
         if any(cells):
-            rows.append((OUTCOME_TITLES[outcome], *(_cell(cell) for cell in cells)))
+            rows.append((SCORE_TITLES[outcome], *(_cell(cell) for cell in cells)))
     headings = ("", "Before", "After", "Change, points", f"Against {table.base}, points")
     yield element("h3", heading(table, arm))
     yield grid(headings[: len(quantities) + 1], rows, "rates")
@@ -110,6 +110,6 @@ def _runs(table: StudyTable) -> Html:
                 *(NOTHING if cost is None else f"{cost:,.0f}" for cost in costs),
             )
         )
-    titles = [OUTCOME_TITLES[outcome] for outcome in (table.primary, *table.secondary)]
+    titles = [SCORE_TITLES[outcome] for outcome in (table.primary, *table.secondary)]
     headings = ("Change, points", *titles, "Steps", "Generated tokens", "Training, s")
     return grid(headings, rows, "plain")

@@ -8,8 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from mulligan.evaluation.scores import SCORE_TITLES
 from mulligan.report.sheets import NOTHING, percent, points
-from mulligan.study.outcomes import OUTCOME_TITLES
 from mulligan.study.statistics import smallest_detectable
 from mulligan.study.table import Estimate, Quantity, StudyTable
 
@@ -53,7 +53,7 @@ def _of_arm(table: StudyTable, arm: str) -> RichTable:
     for outcome in table.outcomes:
         cells = [table.estimate(arm, outcome, quantity) for quantity in quantities]
         if any(cells):
-            shown.add_row(OUTCOME_TITLES[outcome], *(cell_text(cell) for cell in cells))
+            shown.add_row(SCORE_TITLES[outcome], *(cell_text(cell) for cell in cells))
     return shown
 
 
@@ -87,7 +87,7 @@ def answers(table: StudyTable) -> Iterator[str]:
         for estimate in table.estimates:
             if estimate.outcome == outcome and estimate.answer is not None:
                 what = "change" if estimate.quantity == "change" else f"against {table.base}"
-                title = OUTCOME_TITLES[outcome]
+                title = SCORE_TITLES[outcome]
                 yield f"{title} ({kind}), {estimate.arm}, {what}: {estimate.answer}"
 
 
@@ -96,7 +96,7 @@ def spreads(table: StudyTable) -> Iterator[str]:
     for spread in table.spreads:
         if spread.outcome in (table.primary, *table.secondary):
             parts = ", ".join(f"{name} {100 * sd:.1f}" for name, sd in spread.components.items())
-            title = OUTCOME_TITLES[spread.outcome]
+            title = SCORE_TITLES[spread.outcome]
             yield f"Spread of the change, {title}, {spread.arm}: SD in points by {parts}"
 
 
@@ -112,7 +112,7 @@ def detectable(spread: Mapping[str, float], runs: int, level: float) -> Iterator
     for outcome, sd in spread.items():
         smallest = smallest_detectable(sd, runs, level=level)
         yield (
-            f"{OUTCOME_TITLES[outcome]}: with {runs} runs and an SD of {100 * sd:.1f} points "
+            f"{SCORE_TITLES[outcome]}: with {runs} runs and an SD of {100 * sd:.1f} points "
             f"between runs, the smallest effect found four times in five is "
             f"{100 * smallest:.1f} points"
         )
