@@ -14,12 +14,11 @@ STUDY: dict[str, Any] = {
 }
 
 
-def write_study(folder, model="unused", recipe=None, **changes):
-    """Write the tiny study and its recipe; a change to None leaves a name out."""
-    write_recipe(folder, model, **(recipe or {}))
-    study = {name: value for name, value in (STUDY | changes).items() if value is not None}
+def write_study(folder, model="unused", in_recipe=None, **changes):
+    """Write the tiny study and its recipe, with changes in the study and in the recipe."""
+    write_recipe(folder, model, **(in_recipe or {}))
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    path.write_text(yaml.safe_dump(STUDY | changes, sort_keys=False))
     return path
 
 

@@ -170,7 +170,7 @@ def test_a_run_that_fails_is_named_and_ends_no_study(tiny_llama, tmp_path):
         tmp_path,
         tiny_llama,
         arms={"base": {}, "hungry": {"train.failures_per_step": 40}},
-        recipe={"train__steps": 1, "evaluate__problems": 4},
+        in_recipe={"train__steps": 1, "evaluate__problems": 4},
         seeds=[1],
     )
     outcome = run_cli("study", study, "--runs", tmp_path / "runs")
@@ -220,12 +220,12 @@ COMMAND = "from mulligan.cli import main; main()"
 
 @pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them(tmp_path, tiny_llama):
-    study = write_study(tmp_path, tiny_llama, recipe={"train__steps": 2000})
+    study = write_study(tmp_path, tiny_llama, in_recipe={"train__steps": 2000})
     command = [sys.executable, "-c", COMMAND, "study", study, "--jobs", 2]
     command += ["--runs", tmp_path / "runs"]
     process = subprocess.Popen(list(map(str, command)), cwd=TESTS)
     metrics = tmp_path / "runs/tiny_study/runs/base-1/metrics.jsonl"
-    wait_until(metrics.exists, 120)
+    wait_until(metrics.exists, 240)
     process.kill()
     process.wait()
     size = -1

@@ -1,0 +1,171 @@
+import pytest
+import yaml
+from studies import write_study
+
+from mulligan.config import load_recipe
+from mulligan.errors import MulliganError
+from mulligan.study.plan import SHARED, plan
+from mulligan.study.seeds import derived_seeds, recipe_digest
+from tiny import TASK_FILE, run_cli
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """Plans the tiny study with some changes."""
+
+    def make(**changes):
+        return plan(write_study(tmp_path, **changes))
+
+    return make
+
+
+def shared(plan, arm, seed="1"):
+    return next(run.shared for run in plan.runs if (run.arm, run.seed) == (arm, seed))
+
+
+def which_differ(plan, arm):
+    base, other = shared(plan, plan.study.base), shared(plan, arm)
+    return {stage for stage in SHARED if base[stage] != other[stage]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "computed_anew"),
+    [
+        ({"train.learning_rate": 0.01}, set()),
+        ({"train.failures_per_step": 2}, {"collect"}),
+        ({"train.tokens_at_once": 99}, {"warmup"}),
+        ({"sft.examples": 4}, {"warmup", "collect", "evaluate-before"}),
+        ({"collect.problems": 10}, {"collect"}),
+        ({"evaluate.problems": 5}, {"evaluate-before"}),
+        ({"generate.temperature": 0.5}, {"collect", "evaluate-before"}),
+        ({"sft.seed": 7}, {"warmup", "collect", "evaluate-before"}),
+        ({"sft.seed": 1}, set()),
+        ({"train.seed": 7}, set()),
+        ({"evaluate.seed": 7}, {"evaluate-before"}),
+        ({"prompts.reflect": "Why?"}, {"warmup", "collect", "evaluate-before"}),
+    ],
+)
+def test_a_stage_is_shared_unless_a_setting_that_it_depends_on_differs(
+    planned, changes, computed_anew
+):
+    made = planned(arms={"base": {}, "other": {**changes, "train.steps": 3}})
+    assert which_differ(made, "other") == computed_anew
+
+
+def test_seeds_share_no_stage(planned):
+    made = planned()
+    assert not set(shared(made, "base", "1").values()) & set(shared(made, "base", "2").values())
+
+
+def test_crossed_trainings_share_their_warm_up_and_what_follows_from_it(planned):
+    made = planned(arms={"base": {}}, seeds={"cross": {"sft.seed": [1, 2], "train.seed": [3, 4]}})
+    assert [run.id for run in made.runs] == [
+        "base-sft.seed_1-train.seed_3",
+        "base-sft.seed_1-train.seed_4",
+        "base-sft.seed_2-train.seed_3",
+        "base-sft.seed_2-train.seed_4",
+    ]
+    first, second, third, _ = (run.shared for run in made.runs)
+    assert first == second
+    assert first["warmup"] != third["warmup"]
+    assert made.crossed == {"sft.seed": [1, 1, 2, 2], "train.seed": [3, 4, 3, 4]}
+
+
+def test_the_task_file_is_part_of_the_address(tmp_path, monkeypatch):
+    task = tmp_path / "task.py"
+    task.write_text(TASK_FILE.read_text())
+    study = write_study(tmp_path, in_recipe={"task": str(task)})
+    before = plan(study)
+    task.write_text(task.read_text() + "\n# another line\n")
+    after = plan(study)
+    assert shared(before, "base") != shared(after, "base")
+    assert before.runs[0].key != after.runs[0].key
+
+
+def test_the_model_folder_is_part_of_the_address(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_bytes(b"one")
+    study = write_study(tmp_path, model)
+    before = plan(study)
+    (model / "weights").write_bytes(b"two")
+    assert shared(before, "base") != shared(plan(study), "base")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"arms": {"base": {}, "b": {"train.stepz": 3}}}, r"arm 'b'.*did you mean 'steps'\?"),
+        ({"settings": {"sed": 3}}, "settings is not a valid recipe.*did you mean 'seed'"),
+        ({"seedz": [1]}, r"seedz: unknown name; did you mean 'seeds'\?"),
+        ({"seeds": [1, 2, 1]}, "seeds: given twice: 1"),
+        ({"seeds": {"cross": {"sft.seed": [1, 1], "train.seed": [2, 3]}}}, "sft.seed: given twice"),
+        ({"seeds": []}, "seeds"),
+        ({"arms": {}}, "arms"),
+        ({"arms": {"a": {}, "b": {"train.steps": 4}}}, "arms 'a' and 'b' are the same recipe"),
+        ({"arms": {"a": {}, "b": {"seed": 4}}}, "arm 'b' sets 'seed', which the study's seeds"),
+        ({"arms": {"a-b": {}}}, "arms"),
+        ({"spread": {"frist_try": 0.1}}, r"no outcome 'frist_try'; did you mean 'first_try'\?"),
+        (
+            {"arms": {"a": {}, "b": {"evaluate.controls": []}}},
+            "'reflection_over_nothing' needs 'after_nothing', which arm 'b' does not evaluate",
+        ),
+        ({"recipe": "missing.yaml"}, "missing.yaml"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused_before_any_work(planned, changes, says):
+    with pytest.raises(MulliganError, match=f"(?s){says}"):
+        planned(**changes)
+
+
+def test_an_arm_that_stands_twice_is_refused_rather_than_lost(tmp_path):
+    path = write_study(tmp_path)
+    path.write_text(path.read_text().replace("seeds:", "  hot: {train.steps: 2}\nseeds:"))
+    with pytest.raises(MulliganError, match="hot given twice"):
+        plan(path)
+
+
+def test_more_problems_than_there_are_is_said_before_any_work_with_its_arm(tmp_path):
+    arms = {"base": {}, "large": {"evaluate.problems": 10**6}}
+    outcome = run_cli("study", write_study(tmp_path, arms=arms), "--runs", tmp_path / "runs")
+    assert outcome.code == 1
+    assert "Arm 'large', seed 1:" in " ".join(outcome.err.split())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_derived_seeds_follow_from_what_the_recipe_says_and_not_from_its_name(tmp_path):
+    path = write_study(tmp_path, seeds={"derive": 5, "from": "recipe"}).with_name("recipe.yaml")
+    digest = recipe_digest(load_recipe(path))
+    for saying_nothing in ("name=other", "seed=5", "train.stop_after=1", "train.steps=4"):
+        assert recipe_digest(load_recipe(path, [saying_nothing])) == digest
+    assert recipe_digest(load_recipe(path, ["train.steps=5"])) != digest
+    assert list(plan(path.with_name("study.yaml")).seeds) == list(
+        map(str, derived_seeds(digest, 5))
+    )
+
+
+def test_the_command_prints_the_seeds_that_a_study_derives(tmp_path):
+    path = write_study(tmp_path, seeds={"derive": 4, "from": "recipe"}).with_name("recipe.yaml")
+    printed = run_cli("seeds", path, "--count", 4).out.split()
+    assert printed == list(plan(path.with_name("study.yaml")).seeds)
+    assert printed != run_cli("seeds", path, "--count", 4, "--attempt", 2).out.split()
+
+
+def test_seeds_derived_from_a_study_depend_on_its_arms(planned):
+    first = planned(seeds={"derive": 3, "from": "study"})
+    second = planned(
+        seeds={"derive": 3, "from": "study"}, arms={"base": {}, "hot": {"train.steps": 9}}
+    )
+    assert list(first.seeds) != list(second.seeds)
+
+
+def test_derived_seeds_are_distinct_and_a_longer_list_begins_with_the_shorter():
+    seeds = derived_seeds("a hash", 500)
+    assert len(set(seeds)) == 500
+    assert derived_seeds("a hash", 10) == seeds[:10]
+    assert all(0 <= seed < 10**6 for seed in seeds)
+
+
+def test_a_study_is_yaml_that_people_write():
+    text = "arms: {base: , more: {sft.examples: 1360}}"
+    assert yaml.safe_load(text)["arms"]["base"] is None
