@@ -22,7 +22,7 @@ class Bench:
     def __init__(self, folder, model):
         self.folder, self.model = folder, model
 
-    def train(self, name, *overrides, verify=None, stop=None):
+    def train(self, name, *overrides, verify=None, stop=None, engine=LocalEngine):
         """Train into a folder; go on where it has a checkpoint."""
         recipe = override_recipe(tiny_recipe(self.model), overrides, name)
         policy, tokenizer = load_model(str(self.model), "float32", "cpu")
@@ -35,7 +35,7 @@ class Bench:
             train(
                 policy=policy,
                 tokenizer=tokenizer,
-                engine=LocalEngine(policy, tokenizer),
+                engine=engine(policy, tokenizer),
                 store=store,
                 conversations=speak,
                 verify=verify or InProcessVerifier(Parity()).verify_many,

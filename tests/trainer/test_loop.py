@@ -1,8 +1,10 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from mulligan.engines.local.engine import LocalEngine
 from mulligan.errors import MulliganError
 from mulligan.interrupt import StoppedEarly, StopRequest
 from mulligan.models.load import load_model
@@ -330,3 +332,93 @@ def test_another_architecture_trains_to_the_same_bits_too(tiny_qwen2, tmp_path):
     for name in ("one", "two"):
         bench.train(name)
     assert bench.written("one") == bench.written("two")
+
+
+def passing_on(bench, wanted):
+    """A verifier that tells retries apart on some failures only; on the others all of them fail."""
+    names = [f"train-{number}" for number in wanted]
+
+    def verify(pairs):
+        judged = InProcessVerifier(Parity()).verify_many(pairs)
+        return [
+            verdict if problem.messages[0]["content"] in names else Verdict.wrong()
+            for (problem, _), verdict in zip(pairs, judged, strict=True)
+        ]
+
+    return verify
+
+
+REFILLING = ["train.dead_groups=refill", "train.steps=1", "train.group_size=8"]
+
+
+def test_a_step_is_refilled_until_it_has_its_number_of_groups_that_teach(bench):
+    verify = passing_on(bench, [0, 1, 2])
+    bench.train("refilled", *REFILLING, "train.max_refills=6", verify=verify)
+    [line] = bench.metrics("refilled")
+    assert line["live_groups"] == 3
+    assert line["refills"] >= 1
+    assert line["dead_groups"] >= 1
+    seen = [(e["failure_id"], e["sample"]) for e in bench.episodes("refilled")]
+    assert len(seen) == len(set(seen)) == 8 * (line["live_groups"] + line["dead_groups"])
+    assert line["unjudged"] == 0
+
+
+def test_a_step_is_refilled_at_most_as_often_as_the_recipe_says(bench):
+    verify = passing_on(bench, [])
+    with pytest.raises(MulliganError, match="nothing was learned"):
+        bench.train("in-vain", *REFILLING, "train.max_refills=1", verify=verify)
+    [line] = bench.metrics("in-vain")
+    assert (line["refills"], line["live_groups"], line["dead_groups"]) == (1, 0, 6)
+
+
+def test_a_step_that_teaches_everywhere_is_not_refilled(bench):
+    bench.train("full", *REFILLING, "train.group_size=16")
+    [line] = bench.metrics("full")
+    assert (line["refills"], line["live_groups"], line["dead_groups"]) == (0, 3, 0)
+
+
+def test_a_second_step_on_a_rollout_meets_ratios_that_are_clipped(bench):
+    bench.train("one-epoch", "train.steps=2")
+    bench.train("epochs", "train.steps=2", "train.rollout_epochs=4", "train.learning_rate=1e-2")
+    assert all(m["clipped"] == 0 for m in bench.metrics("one-epoch"))
+    assert all(0 < m["clipped"] < 1 for m in bench.metrics("epochs"))
+    assert bench.metrics("epochs")[0]["logprob_mismatch"] < 1e-5
+
+
+def test_several_epochs_go_on_after_a_stop_bit_for_bit(bench):
+    epochs = ["train.rollout_epochs=3"]
+    bench.train("epochs-whole", *epochs)
+    with pytest.raises(StoppedEarly):
+        bench.train("epochs-stopped", *epochs, "train.stop_after=2")
+    bench.train("epochs-stopped", *epochs)
+    assert bench.written("epochs-stopped") == bench.written("epochs-whole")
+
+
+class Drifting(LocalEngine):
+    """Gives log-probs that are off by one nat, as an engine with other arithmetic would."""
+
+    @property
+    def abilities(self):
+        return replace(super().abilities, exact=False)
+
+    def generate(self, prompts, n, sampling):
+        rows = super().generate(prompts, n, sampling)
+        return [[self._off(each) for each in row] for row in rows]
+
+    def _off(self, completion):
+        return replace(completion, logprobs=tuple(each - 1 for each in completion.logprobs))
+
+
+def test_an_engine_whose_logprobs_differ_gets_importance_weights_and_the_share_that_was_cut(bench):
+    recipe = ["train.steps=1", "train.max_grad_norm=1e9"]
+    bench.train("exact", *recipe)
+    bench.train("drifting", *recipe, engine=Drifting)
+    bench.train("unweighed", *recipe, "train.importance_weights=false", engine=Drifting)
+    exact, drifting, unweighed = (
+        bench.metrics(name)[0] for name in ("exact", "drifting", "unweighed")
+    )
+    assert (exact["capped"], drifting["capped"], unweighed["capped"]) == (0.0, 1.0, 0.0)
+    assert drifting["logprob_mismatch"] == pytest.approx(1.0, abs=1e-5)
+    assert unweighed["gradient_norm"] == pytest.approx(exact["gradient_norm"], rel=1e-6)
+    # Every weight is e, cut to 2.
+    assert drifting["gradient_norm"] == pytest.approx(2 * exact["gradient_norm"], rel=1e-5)

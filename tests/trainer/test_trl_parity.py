@@ -125,8 +125,8 @@ def our_step(policy, updater, recipe, groups):
     return update.loss, taken
 
 
-def our_groups():
-    return [
+def our_groups(learn="reflection"):
+    groups = [
         make_group(
             [True] * len(completions),
             prompt_ids=prompt_ids,
@@ -134,12 +134,20 @@ def our_groups():
         )
         for prompt_ids, completions in zip(PROMPTS, COMPLETIONS, strict=True)
     ]
+    return [tried_afresh(group) for group in groups] if learn == "first_try" else groups
 
 
-def our_recipe(**settings):
+def tried_afresh(group):
+    """The same completions, as attempts at a problem rather than as reflections on a failure."""
+    episodes = [replace(e, retry=e.reflection, reflection=None) for e in group.episodes]
+    return replace(group, episodes=tuple(episodes), retry_prompts_G=())
+
+
+def our_recipe(temperature=TEMPERATURE, **settings):
     overrides = [f"train.{name}={value}" for name, value in settings.items()]
     overrides += ["train.max_grad_norm=1e9", "train.dead_groups=keep"]
-    overrides += [f"generate.reflection_tokens={LONGEST}", f"generate.temperature={TEMPERATURE}"]
+    overrides += [f"generate.reflection_tokens={LONGEST}", f"generate.answer_tokens={LONGEST}"]
+    overrides += [f"generate.temperature={temperature}"]
     return override_recipe(tiny_recipe(), overrides, "tiny")
 
 
@@ -186,3 +194,75 @@ def test_skipping_the_dead_group_leaves_trls_gradient_when_the_kl_is_off(archite
     assert not updater.keep_dead
     _, found = our_step(policy, updater, recipe, our_groups())
     assert largest_difference(found, gradients(trainer.model)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["dapo", "grpo", "dr_grpo"])
+def test_first_try_is_trls_grpo_loss_and_every_gradient(kind, tmp_path):
+    trainer = make_trainer("llama", 0.04, kind, tmp_path, unbiased_kl=False)
+    expected = trainer._compute_loss(trainer.model, trl_batch(trainer))
+    expected.backward()
+    recipe = our_recipe(loss=kind, kl_beta=0.04, learn="first_try")
+    policy, updater = our_policy("llama", trainer, recipe)
+    loss, found = our_step(policy, updater, recipe, our_groups("first_try"))
+    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    assert largest_difference(found, gradients(trainer.model)) < 1e-5
+
+
+def dpo_trainer(architecture, beta, folder):
+    """A DPOTrainer whose policy has moved away from its reference."""
+    trainer = trl.DPOTrainer(
+        model=make_model(architecture),
+        ref_model=make_model(architecture),
+        args=trl.DPOConfig(
+            output_dir=str(folder / "out"),
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            gradient_checkpointing=False,
+            beta=beta,
+        ),
+        train_dataset=Dataset.from_dict({"prompt": ["w3"], "chosen": ["w4"], "rejected": ["w5"]}),
+        processing_class=tiny_tokenizer(),
+    )
+    torch.manual_seed(11)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    trainer.model.train()
+    return trainer
+
+
+def dpo_batch():
+    """Every pair of a group with different rewards, the better ones first, as TRL lays them out."""
+    pairs = [
+        (prompt_ids, completions[better], completions[worse])
+        for prompt_ids, completions, rewards in zip(PROMPTS, COMPLETIONS, REWARDS, strict=True)
+        for better in range(4)
+        for worse in range(4)
+        if rewards[better] > rewards[worse]
+    ]
+    rows = [(prompt, better) for prompt, better, _ in pairs]
+    rows += [(prompt, worse) for prompt, _, worse in pairs]
+    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+    batch = {"input_ids": [], "attention_mask": [], "completion_mask": []}
+    for prompt, answer in rows:
+        padding = [0] * (longest - len(prompt) - len(answer))
+        batch["input_ids"].append([*prompt, *answer, *padding])
+        batch["attention_mask"].append([1] * (longest - len(padding)) + padding)
+        batch["completion_mask"].append([0] * len(prompt) + [1] * len(answer) + padding)
+    return {name: torch.tensor(values) for name, values in batch.items()}
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("beta", [0.1, 0.7])
+def test_dpo_is_that_of_trl_loss_and_every_gradient(architecture, beta, tmp_path):
+    trainer = dpo_trainer(architecture, beta, tmp_path)
+    expected = trainer.compute_loss(trainer.model, dpo_batch())
+    expected.backward()
+    expected_gradients = gradients(trainer.model)
+    assert max(g.abs().max().item() for g in expected_gradients.values()) > 1e-2
+    recipe = our_recipe(1.0, loss="dpo", dpo_beta=beta, kl_beta=0.0)
+    policy, updater = our_policy(architecture, trainer, recipe)
+    loss, found = our_step(policy, updater, recipe, our_groups())
+    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    assert largest_difference(found, expected_gradients) < 1e-5
