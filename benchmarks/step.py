@@ -26,6 +26,7 @@ from mulligan.config import Recipe
 from mulligan.engines.local.engine import LocalEngine
 from mulligan.episodes.failures import FailureStore
 from mulligan.models.load import load_model
+from mulligan.models.policies import FullPolicy
 from mulligan.objectives.base import Evidence
 from mulligan.objectives.objective import make_objective
 from mulligan.tasks.countdown.task import Countdown
@@ -98,7 +99,7 @@ def ours(folder: Path) -> Step:
     engine = LocalEngine(policy, tokenizer, dtype=torch.bfloat16, eos_ids=work.stops)
     objective = make_objective(recipe)
     rollouts = Rollouts(engine, work.conversations, work.verify, store, recipe, objective)
-    updater = make_updater(policy, objective.loss, recipe)
+    updater = make_updater(FullPolicy(policy), objective.loss, recipe)
     evidence = Evidence(0, InProcessVerifier(Countdown()))
 
     def step(number: int) -> None:

@@ -6,6 +6,7 @@ from mulligan.episodes.conversation import Conversations
 from mulligan.episodes.failures import FailureStore
 from mulligan.interrupt import StopRequest
 from mulligan.models.load import load_model
+from mulligan.models.policies import FullPolicy
 from mulligan.storage.run_folder import RunFolder
 from mulligan.trainer.loop import train
 from mulligan.types import Attempt, Failure, Sampling, Verdict
@@ -33,7 +34,7 @@ class Bench:
             for failure in failures(tokenizer, speak):
                 store.append(failure)
             train(
-                policy=policy,
+                policy=FullPolicy(policy),
                 tokenizer=tokenizer,
                 engine=engine(policy, tokenizer),
                 store=store,

@@ -34,6 +34,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 AverageFrom = Annotated[float, Field(ge=0, lt=1)] | None
 Dtype = Literal["float32", "bfloat16"]
+OptimizerKind = Literal["adamw", "adamw_8bit"]
 
 FORMAT = 2
 """Version of a run's rules and files; raised when older code would misread a run, and when a fix
@@ -212,6 +213,16 @@ EngineSettings = Annotated[
 ]
 
 
+class Lora(Section):
+    """Adapters of low rank are trained instead of the weights, which take the recipe's dtype."""
+
+    rank: PositiveInt = 32
+    alpha: PositiveInt = 64
+    """The adapters are scaled by alpha / rank."""
+    targets: str | tuple[str, ...] = "all-linear"
+    """Names of linear layers; ``all-linear`` is all but the head."""
+
+
 class Train(Section):
     """Which reward, which tokens, which loss, and how the steps are made.
 
@@ -272,6 +283,12 @@ class Train(Section):
     """How many times a step is refilled at most; then it makes do with fewer groups."""
     tokens_at_once: PositiveInt = 16384
     """Bound on the tokens of one training forward; larger groups are split."""
+    optimizer: OptimizerKind = "adamw"
+    """``adamw_8bit`` needs bitsandbytes and takes 6 bytes per trained weight less."""
+    gradient_checkpointing: bool = False
+    """Computes activations twice rather than keep them."""
+    reference_dtype: Dtype = "float32"
+    """Precision of the reference's weights; with LoRA the reference needs none of its own."""
     checkpoint_every: PositiveInt = 10
     """Steps between checkpoints."""
     keep_checkpoints: PositiveInt = 2
@@ -363,7 +380,7 @@ class Recipe(Section):
     model: str = "smollm2-135m"
     """Hub id, folder, or ``smollm2-135m``, which needs no hub."""
     dtype: Dtype = "bfloat16"
-    """Precision of the arithmetic; the trained weights themselves are kept in float32."""
+    """Precision of the arithmetic; what is trained is kept in float32."""
     device: str = "auto"
     """``auto`` takes a GPU where there is one."""
     seed: int = 0
@@ -377,6 +394,8 @@ class Recipe(Section):
     verify: Verify = Verify()
     sft: Sft | None = None
     """Left out: the model is used as it is."""
+    lora: Lora | None = None
+    """Left out: all weights are trained."""
     collect: Collect
     train: Train
     evaluate: Evaluate

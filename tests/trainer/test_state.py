@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from mulligan.errors import MulliganError
+from mulligan.models.policies import FullPolicy
 from mulligan.storage.checkpoint import Checkpoints
 from mulligan.trainer.state import TrainingState, load_training_state, save_training_state
 
@@ -66,7 +67,7 @@ class Training:
     def save(self, folder, step=3):
         save_training_state(
             folder,
-            model=self.model,
+            policy=FullPolicy(self.model),
             tokenizer=tokenizer(),
             optimizer=self.optimizer,
             scheduler=self.scheduler,
@@ -75,7 +76,10 @@ class Training:
 
     def load(self, folder):
         return load_training_state(
-            folder, model=self.model, optimizer=self.optimizer, scheduler=self.scheduler
+            folder,
+            policy=FullPolicy(self.model),
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
         )
 
     def state(self):

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from hand_made import Prescribed, completion, make_group
 from mulligan.config import override_recipe
 from mulligan.logprobs.shared_prompt import GroupScorer
+from mulligan.models.policies import FullPolicy
 from mulligan.objectives.advantages import group_advantages
 from mulligan.objectives.base import Evidence
 from mulligan.objectives.objective import make_objective
@@ -106,7 +107,7 @@ def trl_logprobs(trainer, batch):
 def our_policy(architecture, trainer, recipe):
     """The policy and what updates it; its reference is the model that TRL's trainer began with."""
     policy = make_model(architecture)
-    updater = make_updater(policy, make_objective(recipe).loss, recipe)
+    updater = make_updater(FullPolicy(policy), make_objective(recipe).loss, recipe)
     policy.load_state_dict(trainer.model.state_dict())
     return policy, updater
 

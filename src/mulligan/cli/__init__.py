@@ -17,6 +17,7 @@ COMMANDS = (
     stages.evaluate,
     results.report,
     results.show,
+    results.export,
     study.study,
     study.seeds,
     overview.runs,

@@ -8,6 +8,7 @@ import typer
 
 from mulligan.cli.console import console, print_json
 from mulligan.cli.options import Json, Runs, Target, find_run
+from mulligan.config import Dtype
 from mulligan.errors import MulliganError
 from mulligan.storage.run_folder import RunFolder
 
@@ -66,6 +67,33 @@ def show(
 
     _, folder = find_run(target, None, runs)
     show_episodes(folder, count, console)
+
+
+def export(
+    target: Target,
+    to: Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Merge a LoRA adapter into its base.")
+    ] = False,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32 or bf16; as trained by default.")
+    ] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write the trained model, or its LoRA adapter, as transformers and vLLM load it."""
+    from mulligan.run.export_model import export_model
+
+    types: dict[str | None, Dtype | None] = {
+        None: None,
+        "float32": "float32",
+        "bf16": "bfloat16",
+        "bfloat16": "bfloat16",
+    }
+    if dtype not in types:
+        raise MulliganError(f"--dtype is {dtype!r}, but can be float32 or bf16.")
+    recipe, run = find_run(target, None, runs)
+    checkpoint = export_model(run, recipe, to, merge=merge, dtype=types[dtype])
+    console.print(f"wrote {to}, the model of {checkpoint}", highlight=False)
 
 
 def show_table(target: Path) -> None:

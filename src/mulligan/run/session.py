@@ -37,7 +37,9 @@ from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
 from mulligan.interrupt import StopRequest
 from mulligan.models.load import context_length, load_model
+from mulligan.models.policies import FullPolicy, LoraPolicy, Policy
 from mulligan.objectives.objective import make_objective
+from mulligan.randomness import derive_seed
 from mulligan.storage.atomic import write_atomically
 from mulligan.storage.lock import hold
 from mulligan.storage.run_folder import RunFolder
@@ -96,9 +98,27 @@ class Session:
         """
         return first_problems(self.task, split, count)
 
-    def load(self, model: str | Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-        """Load a model in float32, on the recipe's device."""
-        return load_model(str(model), "float32", self.recipe.device)
+    def load(
+        self, model: str | Path, *, to_train: bool = False
+    ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+        """Load a model on the recipe's device: in its dtype, or in float32 where it is trained.
+
+        LoRA trains weights of its own, so the model under it has the recipe's dtype too.
+        """
+        whole = to_train and self.recipe.lora is None
+        dtype = "float32" if whole else self.recipe.dtype
+        return load_model(str(model), dtype, self.recipe.device, base=self.start_model)
+
+    def policy(self, model: "PreTrainedModel") -> Policy:
+        """Return what training changes of a model, as the recipe says."""
+        if self.recipe.lora is None:
+            return FullPolicy(model)
+        return LoraPolicy(
+            model,
+            **self.recipe.lora.model_dump(),
+            base=self.start_model,
+            seed=derive_seed(self.recipe.seed_of("train"), "lora"),
+        )
 
     @property
     def start_model(self) -> str:

@@ -56,7 +56,8 @@ def warm_up_stage(session: Session) -> None:
     check_endpoints(recipe.evaluate.endpoints)
     if settings is None:
         return
-    policy, tokenizer = session.load(recipe.model)
+    model, tokenizer = session.load(recipe.model, to_train=True)
+    policy = session.policy(model)
     seed = derive_seed(recipe.seed_of("sft"), "demonstrations")
     demonstrations = list(session.task.demonstrations(settings.examples, seed))
     with (
@@ -70,8 +71,8 @@ def warm_up_stage(session: Session) -> None:
             session.stop.check(f"warm-up step {line.step}; a warm-up starts again on resume")
 
         fine_tune(
-            policy,
-            session.conversations(policy, tokenizer),
+            policy.model,
+            session.conversations(model, tokenizer),
             demonstrations,
             settings,
             seed=recipe.seed_of("sft"),
@@ -82,7 +83,7 @@ def warm_up_stage(session: Session) -> None:
         )
     remove_folder(session.run.warmed_up)
     with whole_folder(session.run.warmed_up) as folder:
-        policy.save_pretrained(folder)
+        policy.finished().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 
@@ -126,7 +127,8 @@ def train_stage(session: Session) -> None:
     from mulligan.trainer.loop import train
 
     recipe, run = session.recipe, session.run
-    policy, tokenizer = session.load(session.start_model)
+    model, tokenizer = session.load(session.start_model, to_train=True)
+    engine = session.engine(model, tokenizer)  # copies the model before adapters are put into it
     steps = recipe.train.steps
     done = Checkpoints(run.checkpoints, recipe.train.keep_checkpoints).newest()
     with (
@@ -148,11 +150,11 @@ def train_stage(session: Session) -> None:
             trackers.append(asdict(line))
 
         train(
-            policy=policy,
+            policy=session.policy(model),
             tokenizer=tokenizer,
-            engine=session.engine(policy, tokenizer),
+            engine=engine,
             store=store,
-            conversations=session.conversations(policy, tokenizer),
+            conversations=session.conversations(model, tokenizer),
             verify=session.verify,
             verifier=session.verifier,
             recipe=recipe,

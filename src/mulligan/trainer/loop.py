@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from mulligan.config import Recipe
 from mulligan.engines.base import Engine, require_version
@@ -20,6 +20,7 @@ from mulligan.episodes.failures import FailureStore
 from mulligan.episodes.rollout import Verify
 from mulligan.errors import MulliganError
 from mulligan.interrupt import StoppedEarly, StopRequest
+from mulligan.models.policies import Policy
 from mulligan.objectives.base import Evidence
 from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
@@ -40,7 +41,7 @@ _SKIPPED = "Step %d is skipped, the weights stay: its loss is %s, the norm of it
 
 def train(
     *,
-    policy: PreTrainedModel,
+    policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     engine: Engine,
     store: FailureStore,
@@ -55,7 +56,7 @@ def train(
     """Train a policy in place, from the newest checkpoint to the last step.
 
     Args:
-        policy: with float32 weights.
+        policy: what is trained of it has float32 weights.
         tokenizer: saved with it.
         engine: generates with its weights.
         store: the failures to learn from.
@@ -84,11 +85,12 @@ def train(
 
     with StepRecords(run) as records:
         for step in range(state.step + 1, last + 1):
-            engine.update_weights(policy, version=step)
+            engine.update_weights(policy.model, version=step)
             started = time.perf_counter()
             evidence = Evidence(derive_seed(recipe.seed_of("train"), "reward", step), verifier)
             rollout = rollouts.draw(step, evidence)
             require_version(engine, step)
+            engine.reset_cache()  # its keys and values are not needed while the weights change
             rolled_out = time.perf_counter()
             update, sums = updater.update(rollout.trained)
             timing = StepTiming(step, rolled_out - started, time.perf_counter() - rolled_out)
@@ -104,7 +106,7 @@ def train(
                 records.sync()
                 write = partial(
                     save_training_state,
-                    model=policy,
+                    policy=policy,
                     tokenizer=tokenizer,
                     optimizer=updater.optimizer.optimizer,
                     scheduler=updater.optimizer.scheduler,
@@ -125,16 +127,14 @@ def train(
             )
 
 
-def _restore(
-    checkpoints: Checkpoints, policy: PreTrainedModel, optimizer: PolicyOptimizer
-) -> TrainingState:
+def _restore(checkpoints: Checkpoints, policy: Policy, optimizer: PolicyOptimizer) -> TrainingState:
     """Go back to the newest checkpoint."""
     newest = checkpoints.newest()
     if newest is None:
         return TrainingState()
     return load_training_state(
         checkpoints.path(newest),
-        model=policy,
+        policy=policy,
         optimizer=optimizer.optimizer,
         scheduler=optimizer.scheduler,
         average=optimizer.average,

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from mulligan.config import Dtype
+from mulligan.config import Dtype, OptimizerKind
 from mulligan.errors import MulliganError
 from mulligan.trainer.average import WeightAverage
 
@@ -82,6 +82,10 @@ class PolicyOptimizer:
         average_from: share of the steps after which weights are averaged; after the last step
             the policy then has the mean for its weights.
         dtype: of the arithmetic.
+        kind: ``adamw``, or ``adamw_8bit``, whose averages take a quarter of the memory.
+
+    Raises:
+        MulliganError: several processes were launched, or bitsandbytes is wanted and missing.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class PolicyOptimizer:
         max_grad_norm: float = 1.0,
         average_from: float | None = None,
         dtype: Dtype = "bfloat16",
+        kind: OptimizerKind = "adamw",
     ) -> None:
         on_cpu = next(policy.parameters()).device.type == "cpu"
         precision = "bf16" if dtype == "bfloat16" else "no"
@@ -109,9 +114,7 @@ class PolicyOptimizer:
         self.policy = policy
         self.max_grad_norm = max_grad_norm
         parameters = [each for each in policy.parameters() if each.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            parameters, lr=learning_rate, weight_decay=weight_decay, fused=True
-        )
+        self.optimizer = _make_adamw(kind, parameters, learning_rate, weight_decay)
         factor = partial(
             rate_factor,
             steps=steps,
@@ -152,3 +155,23 @@ class PolicyOptimizer:
             self.average.add(done)
             if done == self.steps:
                 self.average.put_into_policy()
+
+
+def _make_adamw(
+    kind: OptimizerKind, parameters: list[nn.Parameter], learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    if kind == "adamw":
+        return torch.optim.AdamW(
+            parameters, lr=learning_rate, weight_decay=weight_decay, fused=True
+        )
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise MulliganError(
+            "train.optimizer=adamw_8bit needs bitsandbytes: run `pip install bitsandbytes`, or use "
+            "train.optimizer=adamw."
+        ) from error
+    optimizer: torch.optim.Optimizer = AdamW8bit(
+        parameters, lr=learning_rate, weight_decay=weight_decay
+    )
+    return optimizer

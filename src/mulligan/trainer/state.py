@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file
+from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from mulligan.errors import MulliganError
+from mulligan.models.policies import Policy
 from mulligan.storage.checkpoint import refuse_pickles
 from mulligan.trainer.average import WeightAverage
 
-WEIGHTS = "model.safetensors"
 TENSORS = "training_state.safetensors"
 NUMBERS = "training_state.json"
 
@@ -45,7 +45,7 @@ class TrainingState:
 def save_training_state(
     folder: Path,
     *,
-    model: PreTrainedModel,
+    policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     optimizer: Optimizer,
     scheduler: LRScheduler,
@@ -59,8 +59,7 @@ def save_training_state(
     Raises:
         TypeError: an optimiser or schedule keeps something that is neither tensor nor number.
     """
-    # One file, so that it is restored in one go.
-    model.save_pretrained(folder, max_shard_size="1000TB")
+    policy.save(folder)
     tokenizer.save_pretrained(folder)
     tensors, slots = _flatten_optimizer(optimizer.state_dict())
     means = average.tensors() if average else {}
@@ -79,7 +78,7 @@ def save_training_state(
 def load_training_state(
     folder: Path,
     *,
-    model: PreTrainedModel,
+    policy: Policy,
     optimizer: Optimizer,
     scheduler: LRScheduler,
     average: WeightAverage | None = None,
@@ -93,7 +92,7 @@ def load_training_state(
     """
     refuse_pickles(folder)
     try:
-        load_model(model, folder / WEIGHTS)
+        policy.load(folder)
         tensors = load_file(folder / TENSORS)
         numbers = json.loads((folder / NUMBERS).read_bytes())
         optimizer.load_state_dict(_unflatten_optimizer(tensors, numbers["optimizer"], optimizer))

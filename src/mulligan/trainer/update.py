@@ -1,7 +1,7 @@
 """From scored groups to the policy's new weights: log-probs, losses, one optimiser step."""
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from mulligan.config import Recipe
 from mulligan.errors import MulliganError
 from mulligan.logprobs.shared_prompt import GroupScorer
+from mulligan.models.policies import Policy
 from mulligan.objectives.base import Loss, Scores
 from mulligan.objectives.spans import by_prompt
 from mulligan.trainer.optimizer import PolicyOptimizer, Update
@@ -39,7 +40,9 @@ class Updater:
         loss: of spans.
         optimizer: of the policy.
         scorer: scores tokens under the policy.
-        reference: scores them under the reference policy; ``None`` where the loss needs none.
+        reference: scores them under the reference policy, within ``as_reference``; ``None`` where
+            the loss needs none.
+        as_reference: while this lasts, the reference is what the policy was at first.
         temperature: at which tokens were sampled.
         keep_dead: whether groups that teach nothing take part, for the sake of their KL term.
         epochs: optimiser steps on a batch.
@@ -50,6 +53,7 @@ class Updater:
     optimizer: PolicyOptimizer
     scorer: GroupScorer
     reference: GroupScorer | None
+    as_reference: Callable[[], AbstractContextManager[None]]
     temperature: float
     keep_dead: bool
     epochs: int = 1
@@ -110,7 +114,7 @@ class _PartLoss:
         logprobs_GR, mask_GR = updater.scorer(prompt_ids, token_ids, temperature, learns)
         reference_GR = None
         if updater.reference is not None:
-            with torch.no_grad():
+            with torch.no_grad(), updater.as_reference():
                 reference_GR, _ = updater.reference(prompt_ids, token_ids, temperature, learns)
         scores = Scores(
             logprobs_GR,
@@ -166,9 +170,7 @@ def _together(updates: Sequence[Update]) -> Update:
     )
 
 
-def make_updater(
-    policy: PreTrainedModel, loss: Loss, recipe: Recipe, *, exact: bool = True
-) -> Updater:
+def make_updater(policy: Policy, loss: Loss, recipe: Recipe, *, exact: bool = True) -> Updater:
     """Return what updates a policy as a recipe says; the policy as it is now is the reference.
 
     Args:
@@ -178,9 +180,15 @@ def make_updater(
         exact: whether the engine's log-probs are the trainer's but for rounding.
     """
     settings, asked = recipe.train, recipe.train.importance_weights
-    scorer = GroupScorer(policy, max_tokens=settings.tokens_at_once)
+    if settings.gradient_checkpointing:
+        _compute_activations_twice(policy.model)
+    scorer = GroupScorer(policy.model, max_tokens=settings.tokens_at_once)
+    reference = None
+    if loss.needs_reference:
+        model = policy.reference(getattr(torch, settings.reference_dtype))
+        reference = GroupScorer(model, max_tokens=settings.tokens_at_once)
     optimizer = PolicyOptimizer(
-        policy,
+        policy.model,
         learning_rate=settings.learning_rate,
         steps=settings.steps * settings.rollout_epochs,
         schedule=settings.schedule,
@@ -190,12 +198,14 @@ def make_updater(
         max_grad_norm=settings.max_grad_norm,
         average_from=settings.average_from,
         dtype=recipe.dtype,
+        kind=settings.optimizer,
     )
     return Updater(
         loss=loss,
         optimizer=optimizer,
         scorer=scorer,
-        reference=GroupScorer(_frozen_copy(policy)) if loss.needs_reference else None,
+        reference=reference,
+        as_reference=policy.as_reference,
         temperature=recipe.generate.temperature,
         keep_dead=settings.dead_groups == "keep" and settings.kl_beta > 0,
         epochs=settings.rollout_epochs,
@@ -203,9 +213,7 @@ def make_updater(
     )
 
 
-def _frozen_copy(policy: PreTrainedModel) -> PreTrainedModel:
-    """Return the reference policy: a copy of the weights, never trained."""
-    copy = deepcopy(policy)
-    copy.train(False)
-    copy.requires_grad_(False)
-    return copy
+def _compute_activations_twice(model: PreTrainedModel) -> None:
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    enable: Callable[..., None] = newer or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mulligan.errors import MulliganError
+from mulligan.models.weights import effective_weights
 
 
 class PackedLinear(nn.Module):
@@ -71,7 +72,7 @@ class InferenceCopy:
         if policy is self.model:
             return
         targets = dict(self._targets())
-        sources = dict(policy.named_parameters(remove_duplicate=False))
+        sources = effective_weights(policy)
         if missing := sorted(targets.keys() - sources.keys()):
             raise MulliganError(
                 f"The policy has no parameter {missing[0]!r}, which the engine's model has. "
@@ -80,9 +81,9 @@ class InferenceCopy:
         with torch.no_grad():
             for name, target in targets.items():
                 if isinstance(target, PackedLinear):
-                    target.pack(sources[name], self._dtype)
+                    target.pack(sources[name](), self._dtype)
                 else:
-                    target.copy_(sources[name])
+                    target.copy_(sources[name]())
 
     def _copy(self, model: PreTrainedModel) -> PreTrainedModel:
         """Copy a model with converted weights; buffers keep their type, as when it is loaded."""

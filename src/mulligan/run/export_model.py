@@ -1,0 +1,80 @@
+"""The trained model as a folder that transformers and vLLM load."""
+
+import json
+import shutil
+from pathlib import Path
+
+from mulligan.config import Dtype, Recipe
+from mulligan.errors import MulliganError
+from mulligan.models.load import ADAPTER_CONFIG, load_model, resolve_model
+from mulligan.storage.atomic import whole_folder
+from mulligan.storage.checkpoint import Checkpoints
+from mulligan.storage.run_folder import RunFolder
+
+
+def trained_checkpoint(run: RunFolder, recipe: Recipe) -> Path:
+    """Return the run's best checkpoint, or its newest where none is marked.
+
+    Raises:
+        MulliganError: there is none yet.
+    """
+    checkpoints = Checkpoints(run.checkpoints, recipe.train.keep_checkpoints)
+    best = checkpoints.best()
+    if best is None and (steps := checkpoints.steps()):
+        best = checkpoints.path(steps[-1])
+    if best is None:
+        raise MulliganError(f"{run.path} has no trained model yet: run `mulligan train` first.")
+    return best
+
+
+def export_model(
+    run: RunFolder, recipe: Recipe, target: Path, *, merge: bool, dtype: Dtype | None
+) -> Path:
+    """Write the trained model, or the adapter that was trained, into a new folder.
+
+    Args:
+        run: the run that trained it.
+        recipe: of the run.
+        target: the folder, which must not exist.
+        merge: for a LoRA run: write the whole model with the adapter merged in.
+        dtype: of the weights; those of the checkpoint by default.
+
+    Returns:
+        The checkpoint that it was made from.
+
+    Raises:
+        MulliganError: the run has no checkpoint, the folder exists, or ``dtype`` is given for an
+            adapter that is not merged.
+    """
+    if target.exists():
+        raise MulliganError(f"{target} exists already. Give a folder that does not.")
+    checkpoint = trained_checkpoint(run, recipe)
+    base = str(run.warmed_up) if recipe.sft else recipe.model
+    if recipe.lora is not None and not merge:
+        if dtype is not None:
+            raise MulliganError("An adapter is exported as it was trained: give --merge too.")
+        if recipe.sft:
+            raise MulliganError(
+                "This adapter belongs to the warmed-up model of its run, which nobody else has. "
+                "Give --merge to export the whole model."
+            )
+        _copy_adapter(checkpoint, target, resolve_model(base))
+        return checkpoint
+    wanted = dtype or ("float32" if recipe.lora is None else recipe.dtype)
+    model, tokenizer = load_model(str(checkpoint), wanted, "cpu", base=base)
+    with whole_folder(target) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return checkpoint
+
+
+def _copy_adapter(checkpoint: Path, target: Path, base: str) -> None:
+    """Copy an adapter and its tokenizer, and name its base."""
+    leave = {"training_state.safetensors", "training_state.json", "manifest.json"}
+    with whole_folder(target) as folder:
+        for file in checkpoint.iterdir():
+            if file.is_file() and file.name not in leave:
+                shutil.copyfile(file, folder / file.name)
+        config = json.loads((folder / ADAPTER_CONFIG).read_bytes())
+        named = json.dumps(config | {"base_model_name_or_path": base}, indent=2)
+        (folder / ADAPTER_CONFIG).write_text(named + "\n", encoding="utf-8")
