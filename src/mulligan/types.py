@@ -113,7 +113,13 @@ class Completion:
     unfinished_thought: bool = False
     """Whether the thoughts never ended, so that there is no answer."""
     counted_tokens: int | None = None
-    """How many tokens a server says it sampled, where it does not say which."""
+    """How many tokens a server says it sampled, where it does not say which; 0 where it says
+    neither."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether a model was asked at all; a prompt that fits no context is not put to one."""
+        return bool(self.token_ids) or self.counted_tokens is not None
 
     @property
     def length(self) -> int:

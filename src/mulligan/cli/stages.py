@@ -10,7 +10,7 @@ import typer
 from mulligan.cli.console import STOPPED, console
 from mulligan.cli.options import Overwrite, Resume, Runs, Settings, Target, find_run
 from mulligan.cli.results import show_table
-from mulligan.config import Recipe, load_recipe
+from mulligan.config import Recipe, ServerEngine, load_recipe
 from mulligan.errors import MulliganError
 from mulligan.storage.atomic import remove_folder
 from mulligan.storage.lock import hold
@@ -71,13 +71,66 @@ def train(target: Target, settings: Settings = None, runs: Runs = Path("runs")) 
     _run_some(target, settings, runs, ["train"])
 
 
-def evaluate(target: Target, settings: Settings = None, runs: Runs = Path("runs")) -> None:
-    """Measure first try, second try and controls, before training and, once trained, after."""
+def evaluate(
+    target: Target,
+    settings: Settings = None,
+    runs: Runs = Path("runs"),
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="`server`: evaluate another model beside.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="Its server's address, up to and with /v1.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The server's name for that model.")
+    ] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option("--api-key-env", help="Variable that holds the server's key.")
+    ] = None,
+    answer_tokens: Annotated[
+        int, typer.Option("--answer-tokens", min=1, help="That model's longest answer.")
+    ] = 1024,
+    sweep_problems: Annotated[
+        int, typer.Option("--sweep-problems", min=1, help="Problems on which to find how to ask.")
+    ] = 100,
+) -> None:
+    """Measure first try, second try and controls, before training and, once trained, after.
+
+    With --engine server, --url and --model, measure another, bigger model on the same problems:
+    with the best of a sweep of instructions and temperatures, found on other problems.
+    """
+    if engine is not None or url is not None or model is not None:
+        if engine != "server" or url is None or model is None:
+            raise MulliganError(
+                "Another model is evaluated with all of --engine server, --url and --model."
+            )
+        server = ServerEngine(kind="server", url=url, model=model, api_key_env=api_key_env)
+        _evaluate_other(target, runs, server, answer_tokens, sweep_problems)
+        return
     from mulligan.run.session import stages_done
 
     folder = _run_some(target, settings, runs, ["warmup", "evaluate-before"])
     if "train" in stages_done(folder):
         _run_some(folder.path, None, runs, ["evaluate-after"])
+    show_table(folder.path)
+
+
+def _evaluate_other(
+    target: Path, runs: Path, server: ServerEngine, answer_tokens: int, sweep_problems: int
+) -> None:
+    from mulligan.run.other_model import OtherModel, evaluate_other_model
+
+    recipe, folder = find_run(target, None, runs)
+    with holding(recipe, folder) as session:
+        sweep = evaluate_other_model(session, OtherModel(server, answer_tokens, sweep_problems))
+    for tried in sweep.tried:
+        best = " (the best, evaluated)" if tried is sweep.best else ""
+        console.print(
+            f"{sweep.split}: {tried.passed} of {tried.n} at temperature {tried.temperature:g}, "
+            f"{tried.instruction or 'asked as the run asks'!r}{best}",
+            markup=False,
+            highlight=False,
+        )
     show_table(folder.path)
 
 

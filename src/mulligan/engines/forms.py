@@ -230,7 +230,8 @@ class ChatForm(Form):
         counted = usage.completion_tokens if usage and choices == 1 else None
         if counted is None and logprobs is not None:
             counted = len(logprobs)
-        if counted is not None and counted > sampling.max_tokens:
+        counted = counted or 0
+        if counted > sampling.max_tokens:
             raise PassingTrouble(f"{counted} tokens, but {sampling.max_tokens} allowed")
         thoughts = message.reasoning_content or message.reasoning
         text = "\n".join(

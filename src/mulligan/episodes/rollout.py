@@ -87,13 +87,13 @@ def generate(
 
 def judge_completions(verify: Verify, tries: Sequence[tuple[Problem, Completion]]) -> list[Verdict]:
     """Judge each answer; there is none where a thought never ended, or where nothing was asked."""
-    there = [(problem, c.text) for problem, c in tries if c.token_ids and not c.unfinished_thought]
+    there = [(problem, c.text) for problem, c in tries if c.asked and not c.unfinished_thought]
     verdicts = iter(verify(there))
     return [_without_answer(completion) or next(verdicts) for _, completion in tries]
 
 
 def _without_answer(completion: Completion) -> Verdict | None:
-    if not completion.token_ids:
+    if not completion.asked:
         detail = "the conversation does not fit the model's context"
         return Verdict.error(detail, reason="too_long")
     return Verdict.unparseable("unfinished_thought") if completion.unfinished_thought else None
