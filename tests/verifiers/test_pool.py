@@ -16,7 +16,7 @@ from mulligan.tasks.base import Task
 from mulligan.tasks.registry import load_task
 from mulligan.types import Problem, Verdict
 from mulligan.verifiers import worker_handle
-from mulligan.verifiers.limits import Limits, processes_by_group
+from mulligan.verifiers.limits import Limits, processes_by_session
 from mulligan.verifiers.pool import InProcessVerifier, IsolatedVerifier, verifier_for
 
 HOSTILE = """
@@ -41,6 +41,11 @@ def spawn_and_hang():
     child = subprocess.Popen(["sleep", "300"])
     open(os.environ["CHILD_PID_FILE"], "w").write(str(child.pid))
     child.wait()
+
+
+def spawn_elsewhere():
+    child = subprocess.Popen(["sleep", "300"], process_group=0)
+    open(os.environ["CHILD_PID_FILE"], "w").write(str(child.pid))
 
 
 def spawn_and_return():
@@ -109,6 +114,7 @@ FAULTS = {
     "interrupt": lambda: (_ for _ in ()).throw(KeyboardInterrupt()),
     "spawn_and_hang": spawn_and_hang,
     "spawn_and_return": spawn_and_return,
+    "spawn_elsewhere": spawn_elsewhere,
     "fork_and_exit": fork_and_exit,
     "fork": os.fork,
     "close_fds": lambda: os.closerange(3, 256),
@@ -260,7 +266,7 @@ def test_a_verifier_that_starts_too_many_processes_is_killed_with_them(task, pro
         pids = [worker.process.pid for worker in verifier._workers]
     assert verdict.status == "error"
     assert "processes, where 20 are allowed, and was killed" in verdict.detail
-    assert all(processes_by_group().get(pid, 0) == 0 for pid in pids)
+    assert all(pid not in processes_by_session() for pid in pids)
 
 
 def cut_off_here() -> bool:
@@ -344,7 +350,7 @@ def test_the_deadline_is_per_call_not_per_batch(impatient_verifier, problems):
     assert statuses == ["failed"] * 4 + ["passed"]  # 1.6 s in all, each within the deadline
 
 
-@pytest.mark.parametrize("fault", ["spawn_and_hang", "spawn_and_return"])
+@pytest.mark.parametrize("fault", ["spawn_and_hang", "spawn_and_return", "spawn_elsewhere"])
 def test_what_a_verifier_started_dies_with_its_worker(fault, task, problems, child_pid_file):
     with IsolatedVerifier(task.source, workers=1, limits=IMPATIENT) as verifier:
         verifier.verify(problems[0], fault)

@@ -41,7 +41,10 @@ class Task(ABC):
     process. All others run in worker processes that can be killed (``verifiers/pool.py``)."""
 
     network: ClassVar[bool] = False
-    """Whether the verifier needs the network, which worker processes are cut off from else."""
+    """Whether the verifier needs the network, which worker processes are otherwise cut off from."""
+    answers_are_shared: ClassVar[bool] = False
+    """Whether an answer to one problem may well be right for others too, as where only its form is
+    asked for; ``mulligan validate`` then does not take that for a verifier that looks away."""
     rules_changed: ClassVar[Mapping[int, str]] = MappingProxyType({})
     """What changed in how answers are judged, by the run format from which on it holds. A run of
     an older format is not continued under other rules than it was started with."""

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mulligan.errors import MulliganError, nearest
+from mulligan.tasks.json_values import read_json, same_value
 from mulligan.tasks.row_task import RowTask, asked
 from mulligan.tasks.rows import Row
 from mulligan.tasks.user_file import import_file
@@ -102,29 +103,14 @@ def _number(text: str) -> Decimal | None:
         return None
 
 
-_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
-
-
 def _json_equal(problem: Problem, answer: str) -> Verdict:
     """Compare as JSON values: the order of keys and the spacing do not matter."""
     expected = json.loads(problem.given["reference"])
-    fenced = _FENCED.findall(answer)
     try:
-        found = json.loads(fenced[-1] if fenced else answer)
-    except (ValueError, RecursionError):
+        found = read_json(answer)
+    except ValueError:
         return Verdict.unparseable()
-    return Verdict.right() if _same(found, expected) else Verdict.wrong()
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equality of JSON values, in which ``true`` is not 1, and 1 is 1.0."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return bool(one == other)
+    return Verdict.right() if same_value(found, expected) else Verdict.wrong()
 
 
 def _regex(problem: Problem, answer: str) -> bool:

@@ -10,7 +10,7 @@ import ctypes
 import math
 import os
 import resource
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,16 +132,16 @@ def leave_network() -> str:
     return ""
 
 
-def processes_by_group() -> Mapping[int, int]:
-    """Return how many processes each process group has; empty where the system does not say."""
-    groups: Counter[int] = Counter()
+def processes_by_session() -> Mapping[int, Sequence[int]]:
+    """Return the processes of each session, by their ids; empty where the system does not say."""
+    sessions: dict[int, list[int]] = defaultdict(list)
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except (OSError, UnicodeDecodeError):
             continue  # it ended meanwhile
-        groups[int(fields[2])] += 1
-    return groups
+        sessions[int(fields[3])].append(int(stat.parent.name))
+    return sessions
 
 
 def _lower(kind: int, value: int) -> None:

@@ -4,8 +4,8 @@ A verifier that hangs, crashes, leaves, floods its output or allocates without e
 verdict ``error`` and one worker process, which is replaced. Requests are pipelined to the workers
 and acknowledged one by one, so that a worker's end points at the one answer that caused it.
 
-What a verifier starts is killed with its worker, by way of their process group; only a process
-that moves to a session of its own escapes that.
+What a verifier starts is killed with its worker: both are in one session. Only a process that
+moves to a session of its own escapes that.
 """
 
 import selectors
@@ -20,7 +20,7 @@ from mulligan.tasks.base import Split, Task, TaskSource
 from mulligan.tasks.user_file import explain
 from mulligan.types import Problem, Verdict
 from mulligan.verifiers.judging import judge
-from mulligan.verifiers.limits import Limits, processes_by_group
+from mulligan.verifiers.limits import Limits, processes_by_session
 from mulligan.verifiers.worker_handle import START_S, WorkerHandle, encode
 
 MAX_AHEAD = 32
@@ -234,9 +234,9 @@ class IsolatedVerifier:
                 self._start_missing(min(self._count, len(requests)))
                 self._hand_out(waiting, requests)
                 quiet = self._wait(deadline_s)
-                groups = processes_by_group() if quiet else {}
+                sessions = processes_by_session() if quiet else {}
                 for worker in list(self._workers):
-                    worker.count(groups.get(worker.process.pid, 0))
+                    worker.count(len(sessions.get(worker.process.pid, ())))
                     replies |= worker.listen(deadline_s)
                     if worker.trouble or worker.leaving:
                         replies |= self._remove(worker, waiting)

@@ -18,7 +18,7 @@ from typing import Any
 
 from mulligan.errors import MulliganError
 from mulligan.tasks.base import TaskSource
-from mulligan.verifiers.limits import Limits
+from mulligan.verifiers.limits import Limits, processes_by_session
 
 START_S = 120.0
 """How long a worker may take to load its task, in seconds."""
@@ -133,6 +133,9 @@ class WorkerHandle:
         """Kill the worker and all that it started, and release what belonged to it."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        for process in processes_by_session().get(self.process.pid, ()):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(process, signal.SIGKILL)  # one of another group, such as a verifier's child
         self.process.wait()
         os.close(self.requests)
         os.close(self.replies)

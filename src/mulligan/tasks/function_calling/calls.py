@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mulligan.tasks.json_values import same_value
 from mulligan.types import Verdict
 
 REASONS = (
@@ -69,19 +70,6 @@ def compare_exactly(
         return fault
     wanted = unmatched[0]
     return _compare_arguments(wanted, next(call for call in left if call.name == wanted.name))
-
-
-def same_value(one: Any, other: Any) -> bool:
-    """Whether two JSON values are equal; a tuple counts as the list that JSON makes of it."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(
-            same_value(value, other[key]) for key, value in one.items()
-        )
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(same_value, one, other))
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    return bool(one == other)
 
 
 def shorten(name: str) -> str:
