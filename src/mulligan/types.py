@@ -64,6 +64,8 @@ class Problem:
     """An answer that passes, where one is known."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """Tool descriptions (JSON schema) for the chat template, for function calling."""
+    task: str = ""
+    """Which part of a mix of tasks it comes from; empty where a run has one task."""
 
     @classmethod
     def create(
@@ -409,6 +411,8 @@ class Trial:
     question: str
     """The problem as a person reads it."""
     first_try: Answer
+    task: str = ""
+    """Which part of a mix of tasks the problem comes from; empty where a run has one task."""
     greedy: Answer | None = None
     """A first try at temperature 0; asked for once a problem, with sample 0."""
     reflection: str | None = None

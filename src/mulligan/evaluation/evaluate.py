@@ -238,6 +238,7 @@ class _Chunk:
             when=self.when,
             question=question(first.problem),
             first_try=_answer((first.completion, first.verdict)),
+            task=first.problem.task,
         )
 
     def _write(

@@ -34,18 +34,18 @@ class Task(ABC):
 
     name: ClassVar[str]
     """Short name, as recipes and reports write it."""
-    reasons: ClassVar[tuple[str, ...]] = ("passed", "wrong", "no_answer")
+    reasons: Sequence[str] = ("passed", "wrong", "no_answer")
     """Every reason that ``verify`` may give, ``passed`` first."""
-    safe: ClassVar[bool] = False
+    safe: bool = False
     """True only for verifiers that are bounded in time and memory by construction: they run in
     process. All others run in worker processes that can be killed (``verifiers/pool.py``)."""
 
-    network: ClassVar[bool] = False
+    network: bool = False
     """Whether the verifier needs the network, which worker processes are otherwise cut off from."""
-    answers_are_shared: ClassVar[bool] = False
+    answers_are_shared: bool = False
     """Whether an answer to one problem may well be right for others too, as where only its form is
     asked for; ``mulligan validate`` then does not take that for a verifier that looks away."""
-    rules_changed: ClassVar[Mapping[int, str]] = MappingProxyType({})
+    rules_changed: Mapping[int, str] = MappingProxyType({})
     """What changed in how answers are judged, by the run format from which on it holds. A run of
     an older format is not continued under other rules than it was started with."""
 

@@ -24,8 +24,8 @@ class JsonSchema(RowTask):
     """
 
     name: ClassVar[str] = "json_schema"
-    reasons: ClassVar[tuple[str, ...]] = ("passed", "not_json", "violates_schema")
-    answers_are_shared: ClassVar[bool] = True
+    reasons = ("passed", "not_json", "violates_schema")
+    answers_are_shared = True
 
     def problem(self, row: Row) -> Problem:
         """Make the problem of a row.

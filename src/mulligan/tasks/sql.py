@@ -33,7 +33,7 @@ class Sql(RowTask):
     """
 
     name: ClassVar[str] = "sql"
-    reasons: ClassVar[tuple[str, ...]] = (
+    reasons = (
         "passed",
         "no_query",
         "not_sql",

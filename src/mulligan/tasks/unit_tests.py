@@ -30,7 +30,7 @@ class UnitTests(RowTask):
     """
 
     name: ClassVar[str] = "unit_tests"
-    reasons: ClassVar[tuple[str, ...]] = (
+    reasons = (
         "passed",
         "no_code",
         "not_python",

@@ -214,6 +214,7 @@ class IsolatedVerifier:
             "given": problem.given,
             "reference": problem.reference,
             "tools": problem.tools,
+            "task": problem.task,
         }
         try:
             return encode(

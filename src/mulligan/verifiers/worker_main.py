@@ -109,7 +109,12 @@ _ACTIONS: dict[str, Callable[[Task, dict[str, Any]], Any]] = {
 def _problem(request: dict[str, Any]) -> Problem:
     sent = request["problem"]
     return Problem(
-        sent["id"], tuple(sent["messages"]), sent["given"], sent["reference"], tuple(sent["tools"])
+        sent["id"],
+        tuple(sent["messages"]),
+        sent["given"],
+        sent["reference"],
+        tuple(sent["tools"]),
+        sent["task"],
     )
 
 

@@ -10,7 +10,7 @@ claims a wrong result misses it.
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from inspect import Signature, signature
 from itertools import islice
 from types import MappingProxyType
@@ -46,15 +46,15 @@ class Countdown(Task):
     """
 
     name: ClassVar[str] = "countdown"
-    reasons: ClassVar[tuple[str, ...]] = (
+    reasons = (
         "passed",
         "no_answer",
         "not_an_equation",
         "wrong_numbers",
         "missed_target",
     )
-    safe: ClassVar[bool] = True
-    rules_changed: ClassVar[Mapping[int, str]] = MappingProxyType(
+    safe = True
+    rules_changed = MappingProxyType(
         {
             2: "an answer has to be one equation and nothing else, in its <answer> tag or on its "
             "last line, where an equation anywhere in the text used to be enough"

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 from mulligan.errors import MulliganError
 from mulligan.randomness import derive_seed
@@ -34,8 +34,8 @@ class CallTask(Task):
         MulliganError: For an option with a wrong value.
     """
 
-    reasons: ClassVar[tuple[str, ...]] = REASONS
-    safe: ClassVar[bool] = True
+    reasons = REASONS
+    safe = True
 
     seed: int = 0
     """Decides the split and the order of problems."""
