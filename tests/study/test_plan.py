@@ -31,24 +31,24 @@ def which_differ(plan, arm):
 @pytest.mark.parametrize(
     ("changes", "computed_anew"),
     [
-        ({"train.learning_rate": 0.01}, set()),
-        ({"train.failures_per_step": 2}, {"collect"}),
-        ({"train.tokens_at_once": 99}, {"warmup"}),
-        ({"sft.examples": 4}, {"warmup", "collect", "evaluate-before"}),
-        ({"collect.problems": 10}, {"collect"}),
+        ({"train.learning_rate": 0.01}, {"train"}),
+        ({"train.failures_per_step": 2}, {"collect", "train"}),
+        ({"train.tokens_at_once": 99, "train.steps": 3}, {"warmup", "train"}),
+        ({"sft.examples": 4}, set(SHARED)),
+        ({"collect.problems": 10}, {"collect", "train"}),
         ({"evaluate.problems": 5}, {"evaluate-before"}),
-        ({"generate.temperature": 0.5}, {"collect", "evaluate-before"}),
-        ({"sft.seed": 7}, {"warmup", "collect", "evaluate-before"}),
-        ({"sft.seed": 1}, set()),
-        ({"train.seed": 7}, set()),
+        ({"generate.temperature": 0.5}, {"collect", "evaluate-before", "train"}),
+        ({"sft.seed": 7}, set(SHARED)),
+        ({"sft.seed": 1, "evaluate.greedy": True}, {"evaluate-before"}),
+        ({"train.seed": 7}, {"train"}),
         ({"evaluate.seed": 7}, {"evaluate-before"}),
-        ({"prompts.reflect": "Why?"}, {"warmup", "collect", "evaluate-before"}),
+        ({"prompts.reflect": "Why?"}, set(SHARED)),
     ],
 )
 def test_a_stage_is_shared_unless_a_setting_that_it_depends_on_differs(
     planned, changes, computed_anew
 ):
-    made = planned(arms={"base": {}, "other": {**changes, "train.steps": 3}})
+    made = planned(arms={"base": {}, "other": changes})
     assert which_differ(made, "other") == computed_anew
 
 
@@ -66,9 +66,17 @@ def test_crossed_trainings_share_their_warm_up_and_what_follows_from_it(planned)
         "base-sft.seed_2-train.seed_4",
     ]
     first, second, third, _ = (run.shared for run in made.runs)
-    assert first == second
+    assert {stage for stage in SHARED if first[stage] != second[stage]} == {"train"}
     assert first["warmup"] != third["warmup"]
     assert made.crossed == {"sft.seed": [1, 1, 2, 2], "train.seed": [3, 4, 3, 4]}
+
+
+def test_one_training_serves_every_seed_of_evaluation(planned):
+    made = planned(
+        arms={"base": {}}, seeds={"cross": {"train.seed": [3, 4], "evaluate.seed": [5, 6]}}
+    )
+    assert len({run.shared["train"] for run in made.runs}) == 2
+    assert len({run.key for run in made.runs}) == 4
 
 
 def test_the_task_file_is_part_of_the_address(tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def changes_by_hand(folder, arm, outcome):
 def test_what_arms_of_a_seed_share_is_computed_once(finished):
     shared = finished[0] / "runs" / "tiny_study" / "shared"
     stages = sorted(path.name.rpartition("-")[0] for path in shared.iterdir())
-    assert stages == sorted(["warmup", "collect", "evaluate-before"] * 2)
+    assert stages == sorted(["warmup", "collect", "evaluate-before", "train", "train"] * 2)
 
 
 def test_a_run_of_a_study_equals_the_same_run_alone(finished, tmp_path, tiny_llama):

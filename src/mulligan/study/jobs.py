@@ -21,8 +21,8 @@ from mulligan.storage.run_folder import RunFolder
 from mulligan.study.plan import SHARED, Plan, PlannedRun
 from mulligan.study.result import ResultsFolder
 
-ALONE = ("train", "evaluate-after", "report")
-"""Stages that every run does for itself."""
+ALONE = ("evaluate-after", "report")
+"""What every run does for itself: stages that nobody shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +88,10 @@ def jobs_of(plan: Plan) -> list[Job]:
 
 def _jobs_of_run(run: PlannedRun) -> Iterator[Job]:
     ids = {stage: f"shared/{stage}-{run.shared[stage]}" for stage in SHARED}
-    warmed = (ids["warmup"],)
+    needs = {"warmup": (), "collect": ("warmup",), "evaluate-before": ("warmup",)}
     for stage in SHARED:
-        needs = () if stage == "warmup" else warmed
-        yield Job(ids[stage], stage, f"{stage}, seed {run.seed}", run.recipe, needs)
+        needed = tuple(ids[each] for each in needs.get(stage, ("warmup", "collect")))
+        yield Job(ids[stage], stage, f"{stage}, {run.arm}, seed {run.seed}", run.recipe, needed)
     says = f"{run.arm}, seed {run.seed}"
     yield Job(f"runs/{run.id}", "run", says, run.recipe, tuple(ids.values()), run)
 
@@ -153,6 +153,7 @@ def _left_by(stage: str) -> tuple[str, ...]:
         "warmup": (run.warmed_up, run.warmup_log),
         "collect": (run.failures, run.collected),
         "evaluate-before": (run.evaluation("before"),),
+        "train": (run.checkpoints, run.metrics, run.timings, run.episodes),
     }
     return tuple(map(str, left[stage]))
 
@@ -162,10 +163,12 @@ def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
         remove_folder(target)
         with whole_folder(target) as partial:
-            for file in sorted(source.iterdir()):
+            for file in sorted(path for path in source.rglob("*") if path.is_file()):
+                place = partial / file.relative_to(source)
+                place.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    os.link(file, partial / file.name)
+                    os.link(file, place)
                 except OSError:  # another file system, or one without links
-                    shutil.copy2(file, partial / file.name)
+                    shutil.copy2(file, place)
     elif source.exists():
         write_atomically(target, source.read_bytes())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mulligan.config import Recipe, change_recipe, load_recipe
 from mulligan.errors import MulliganError, nearest
@@ -20,20 +20,30 @@ from mulligan.study.outcomes import columns_of, endpoints_of
 from mulligan.study.seeds import derived_seeds, digest, recipe_digest, without
 from mulligan.study.study_file import CrossedSeeds, DerivedSeeds, StudyFile, load_study
 
-SHARED = ("warmup", "collect", "evaluate-before")
-"""Stages that arms of one seed may share, in order."""
+SHARED = ("warmup", "collect", "evaluate-before", "train")
+"""Stages that arms, or seeds that are crossed, may share, in order."""
 
 _IDLE: Mapping[str, tuple[str, ...]] = {
     "warmup": ("seed", "generate", "engine", "verify", "collect", "train", "evaluate"),
     "collect": ("train", "evaluate"),
     "evaluate-before": ("seed", "train", "collect"),
+    "train": ("evaluate",),
 }
 """Sections that a shared stage does not depend on; seeds and the exceptions below are added."""
+
+_SEEDS: Mapping[str, tuple[Literal["sft", "train", "evaluate"], ...]] = {
+    "warmup": ("sft",),
+    "collect": ("sft",),
+    "evaluate-before": ("sft", "evaluate"),
+    "train": ("sft", "train"),
+}
+"""Sections whose seeds it depends on, whether they have one of their own or the run's."""
 
 _EXCEPTIONS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "warmup": (("train", "tokens_at_once"),),
     "collect": (("train", "failures_per_step"),),
     "evaluate-before": (),
+    "train": (),
 }
 """Settings of idle sections that matter all the same: how a warm-up's batch is cut, and how many
 failures must be found."""
@@ -144,12 +154,11 @@ def _planned(arm: str, seed: str, recipe: Recipe) -> PlannedRun:
 
 def _stage_key(recipe: Recipe, stage: str) -> str:
     """Return the address of a stage's result."""
-    idle = {"name", "format", "sft.seed", "evaluate.seed", *_IDLE[stage]}
+    seeds = {name: recipe.seed_of(name) for name in _SEEDS[stage]}
+    own = {f"{name}.seed" for name in ("sft", "train", "evaluate")}
+    idle = {"name", "format", "train.stop_after", *own, *_IDLE[stage]}
     settings = recipe.model_dump(mode="json")
     besides = {".".join(path): settings[path[0]][path[1]] for path in _EXCEPTIONS[stage]}
-    seeds = {"sft": recipe.seed_of("sft")}
-    if stage == "evaluate-before":
-        seeds["evaluate"] = recipe.seed_of("evaluate")
     return _address(recipe, stage, idle, besides | {"seeds": seeds})
 
 
