@@ -35,7 +35,7 @@ CASES = {
     4: (  # kill and resume in mid-epoch
         "test_faults.py::test_twenty_kills_leave_runs_that_end_as_if_nothing_had_happened",
         "trainer/test_loop.py::test_a_run_that_died_between_checkpoints_repeats_the_lost_steps_the_same",
-        "storage/test_checkpoint.py::test_a_restored_run_goes_on_bit_for_bit",
+        "trainer/test_state.py::test_a_restored_run_goes_on_bit_for_bit",
         "test_reliability.py::test_ctrl_c_in_any_stage_leaves_a_run_that_ends_the_same",
     ),
     5: (  # a verifier that hangs, segfaults, exits, eats memory
@@ -51,7 +51,7 @@ CASES = {
         "trainer/test_loop.py::test_too_many_skipped_steps_stop_the_run_and_leave_the_weights",
         "test_reliability.py::test_a_skipped_step_is_said_and_counted",
         "trainer/test_optimizer.py::test_a_gradient_that_is_not_finite_under_a_finite_loss_leaves_the_weights_too",
-        "test_reliability.py::test_a_group_takes_rewards_of_0_and_1_only_and_one_for_each_episode",
+        "test_reliability.py::test_a_group_takes_one_reward_and_one_advantage_for_each_episode",
     ),
     7: (  # hostile expressions
         "tasks/countdown/test_task.py::test_a_hostile_string_is_no_equation_within_100_ms",

@@ -263,7 +263,7 @@ def test_too_few_problems_for_the_evaluation_are_refused_before_any_work(recipe,
 
 def test_a_prompt_longer_than_the_context_is_refused(recipe, tmp_path):
     said = refused("collect", recipe(task_options={"words": 100}), "--runs", tmp_path)
-    assert "more than the model's context of 512" in said
+    assert "context is shorter than one conversation" in said
 
 
 def test_a_device_that_this_machine_lacks_is_refused(recipe, tmp_path):

@@ -117,7 +117,7 @@ FAULTS = {
     "spawn_elsewhere": spawn_elsewhere,
     "fork_and_exit": fork_and_exit,
     "fork": os.fork,
-    "close_fds": lambda: os.closerange(3, 256),
+    "close_fds": lambda: os.closerange(3, 4096),
     "write_to_pipes": write_to_pipes,
     "replace_stdout": replace_stdout,
     "large_file": write_a_large_file,
