@@ -1,11 +1,14 @@
 import json
 from dataclasses import asdict, replace
+from io import StringIO
 
 import pytest
 from rich.console import Console
 from synthetic_run import make_trials, write_lines, write_trials
 
 from mulligan.errors import MulliganError
+from mulligan.evaluation.controls import CONTROLS
+from mulligan.evaluation.scores import SCORE_TITLES, SCORES
 from mulligan.evaluation.statistics import wilson
 from mulligan.report.sheets import points
 from mulligan.report.table import print_table, table, table_as_json
@@ -192,7 +195,7 @@ def test_the_json_has_the_promised_shape_and_survives_a_round_trip(small):
 
 
 def test_the_terminal_shows_every_rate_within_100_columns(small):
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(width=100, record=True, file=StringIO())
     print_table(table(small), console)
     lines = console.export_text().splitlines()
 
@@ -201,6 +204,44 @@ def test_the_terminal_shows_every_rate_within_100_columns(small):
     assert " ".join(row.split()) == (
         "After reflection 50.0% [15.0 to 85.0] 75.0% [30.1 to 95.4] +25.0 [0.0 to +75.0]"
     )
+
+
+def test_every_control_and_endpoint_fits_104_columns(tmp_path):
+    for when, solved_below in (("before", 20), ("after", 60)):
+        rows = [
+            replace(
+                failed(str(n), when, reflected=RIGHT if n % 100 < solved_below else WRONG),
+                greedy=WRONG,
+                second_tries={each.name: RIGHT if n % 100 < 40 else WRONG for each in CONTROLS},
+            )
+            for n in range(1000)
+        ]
+        write_trials(tmp_path, rows)
+    secondary = [name for name in SCORES if name != "first_try"]
+    endpoints = {"primary": "first_try", "secondary": secondary}
+    (tmp_path / "config.yaml").write_text(json.dumps({"evaluate": {"endpoints": endpoints}}))
+    console = Console(width=140, record=True, file=StringIO())
+    print_table(table(tmp_path), console)
+    shown = console.export_text()
+
+    assert max(len(line.rstrip()) for line in shown.splitlines() if "[" in line) <= 104
+    for name in (*(control.title for control in CONTROLS), *SCORE_TITLES.values()):
+        assert name in shown
+    assert "none beyond ±3 points" in shown
+
+
+def test_another_model_has_a_table_of_its_own(small):
+    write_lines(
+        small / "evaluation" / "bigger[1].jsonl",
+        [solved("a", "bigger[1]"), failed("b", "bigger[1]")],
+    )
+    console = Console(width=100, record=True, file=StringIO())
+    print_table(table(small), console)
+    shown = console.export_text().partition("Other models")[2].partition("Beside the table")[0]
+
+    assert "bigger[1]" in shown
+    assert "50.0% [9.5 to 90.5]" in shown
+    assert "What reflection adds" in shown
 
 
 def test_a_torn_last_line_is_left_out(small):

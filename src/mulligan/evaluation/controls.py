@@ -159,7 +159,7 @@ CONTROLS = (
     ),
     Control(
         "think_first",
-        "Control: thinks, then answers",
+        "Control: thinks first",
         "asked in a fresh conversation to think, in as many tokens as a reflection may have, and "
         "then to answer",
         _think_first,

@@ -25,7 +25,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
+        """Whether the whole interval is on one side of zero."""
         return self.low > 0 or self.high < 0
 
 
@@ -84,7 +84,7 @@ class Resampled:
         """Return the p-value of a difference of ``margin`` or more, either way.
 
         Below 0.05 the means are equivalent within the margin: two one-sided tests, for which the
-        90% interval lies within it. Where few problems were asked, none of them may have changed
+        90% interval is within it. Where few problems were asked, none of them may have changed
         by chance, and every resample agrees; so the value is at least ``(1 - margin)**problems``,
         the chance that no problem shows a change that that share of all problems have.
 

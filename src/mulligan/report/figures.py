@@ -248,6 +248,9 @@ def curve_figure(curve: Curve, rows: Sequence[Mapping[str, object]]) -> Drawing 
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.ticklabel_format(useOffset=False)
+    if max(values) - min(values) <= 1e-6 * abs(values[0]):  # a flat line, whatever rounding makes
+        axes.set_ylim(min(0.0, 2 * values[0]), max(0.0, 2 * values[0]) or 1.0)
     axes.grid(axis="y", color=COLOURS["faint"], alpha=0.35, linewidth=0.6)
     if curve.is_share:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

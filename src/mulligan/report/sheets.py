@@ -145,7 +145,7 @@ def endpoints_sheet(table: Table) -> Sheet:
     """Return the endpoints that the recipe declares, and what may be concluded."""
     rows = [
         SheetRow(
-            f"{SCORE_TITLES[row.name]} ({row.role})",
+            SCORE_TITLES[row.name] + (" (primary)" if row.role == "primary" else ""),
             (difference(row), Value(p_text(row.p_adjusted)), Value(conclusion(row))),
         )
         for row in table.endpoints

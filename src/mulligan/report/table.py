@@ -6,7 +6,6 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -83,16 +82,21 @@ def _without_when(row: LeakRate | Size) -> dict[str, Any]:
 
 
 def print_table(made: Table, console: Console) -> None:
-    """Print the table for a terminal of 100 columns or more."""
+    """Print the table for a terminal; with every control it is at most 104 columns wide."""
     for sheet in sheets(made):
-        console.print(_painted(sheet))
+        console.print(_painted(sheet), "")
         if sheet.note:
-            console.print(Padding(Text(sheet.note, style="dim"), (0, 2, 1, 2)))
+            console.print(Text(sheet.note, style="dim"), "")
 
 
 def _painted(sheet: Sheet) -> RichTable:
     shown = RichTable(
-        title=sheet.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+        title=sheet.title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
     )
     shown.add_column("", no_wrap=True)
     for heading in sheet.headings:
