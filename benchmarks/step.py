@@ -25,6 +25,8 @@ from benchmarks.workload import FAILURES, MODEL, REFLECTION, RETRY, SAMPLES, TEM
 from mulligan.config import Recipe
 from mulligan.engines.local.engine import LocalEngine
 from mulligan.episodes.failures import FailureStore
+from mulligan.logprobs.certainty import certainty_of
+from mulligan.logprobs.likelihood import likelihood_of
 from mulligan.models.load import load_model
 from mulligan.models.policies import FullPolicy
 from mulligan.objectives.base import Evidence
@@ -100,7 +102,9 @@ def ours(folder: Path) -> Step:
     objective = make_objective(recipe)
     rollouts = Rollouts(engine, work.conversations, work.verify, store, recipe, objective)
     updater = make_updater(FullPolicy(policy), objective.loss, recipe)
-    evidence = Evidence(0, InProcessVerifier(Countdown()))
+    verifier = InProcessVerifier(Countdown())
+    scores = likelihood_of(policy), certainty_of(policy)
+    evidence = Evidence(0, verifier, work.conversations, *scores)
 
     def step(number: int) -> None:
         engine.update_weights(policy, version=number)

@@ -207,6 +207,21 @@ class Episode:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenEpisode:
+    """What a reward function of the user's own sees of an episode."""
+
+    problem: Problem
+    attempt: str
+    """The answer that failed; empty where the problem is tried afresh."""
+    reflection: str
+    """Empty where the problem is tried afresh."""
+    retry: str
+    """The second answer, or the fresh one."""
+    verdict: Verdict | None
+    """The verifier's word on it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """G episodes of one failure; they stay together from rollout to loss."""
 

@@ -87,6 +87,10 @@ def test_every_meaningful_combination_trains_for_three_steps(bench, cell):
     [
         (("verdict_without_leak", "first_try", "grpo"), "A first try has no reflection"),
         (("verdict", "retry", "dpo"), "no two of them answer the same prompt"),
+        (("reference", "retry", "grpo"), "no retry is sampled that could learn"),
+        (("reference", "first_try", "grpo"), "A first try has no reflection"),
+        (("self_certainty", "both", "grpo"), "no retry is sampled that could learn"),
+        (("self_certainty", "reflection", "raft"), "does not say what passes"),
     ],
 )
 def test_a_combination_without_meaning_is_refused_with_the_reason(cell, reason):

@@ -13,7 +13,7 @@ from mulligan.verifiers.pool import InProcessVerifier
 from parity_task import Parity
 from tiny import tiny_recipe
 
-EVIDENCE = Evidence(0, InProcessVerifier(Parity()))
+EVIDENCE = Evidence(0, InProcessVerifier(Parity()), None, None, None)
 
 
 def method(**settings):

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from hand_made import completion, make_failure, make_group
+from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
 from mulligan.objectives.base import Evidence
 from mulligan.objectives.registry import make_reward
@@ -8,6 +11,7 @@ from mulligan.tasks.base import Task
 from mulligan.types import Problem, Verdict
 from mulligan.verifiers.pool import InProcessVerifier
 from parity_task import Parity
+from tiny import said
 
 BROKEN = Verdict.error("broke")
 
@@ -38,8 +42,9 @@ class Yes(Task):
         return Verdict.right() if answer == "yes" else Verdict.wrong()
 
 
-def evidence(seed=0):
-    return Evidence(seed, InProcessVerifier(Sayings()))
+def evidence(seed=0, **more):
+    told = {"verifier": InProcessVerifier(Sayings()), "conversations": None}
+    return Evidence(seed, **(told | {"likelihood": None, "certainty": None} | more))
 
 
 def score(name, groups, seed=0, **options):
@@ -139,6 +144,60 @@ def test_the_same_problem_is_asked_about_that_was_answered():
             return False
 
     group = make_group([True, False], make_failure(problem))
-    noted = Evidence(0, InProcessVerifier(Noting()))
+    noted = evidence(verifier=InProcessVerifier(Noting()))
     make_reward("verdict_without_leak", {}).score([group], noted)
     assert seen == [problem]
+
+
+@pytest.mark.parametrize(
+    ("of", "expected"), [("reflection", [1008.0, 1006.0]), ("retry", [10 * 10 + 7.0] * 2)]
+)
+def test_self_certainty_is_that_of_the_reflection_or_of_the_retry(of, expected):
+    """The stand-in of a policy is as certain as tokens and prompt say."""
+    thoughts = [completion(8), completion(6)]
+    group = make_group([True, False], prompt_ids=(1,) * 100, reflections=thoughts)
+    retries = tuple((1,) * 10 for _ in thoughts)
+    group = replace(group, retry_prompts_G=retries)
+
+    def certainty(prompt_ids, completions):
+        return [10.0 * len(prompt_ids) + sum(ids) for ids in completions]
+
+    found = make_reward("self_certainty", {"of": of}).score([group], evidence(certainty=certainty))
+    assert found == [expected]
+
+
+def test_self_certainty_is_of_nothing_else():
+    with pytest.raises(MulliganError, match="of the reflection or of the retry, not 'answer'"):
+        make_reward("self_certainty", {"of": "answer"})
+
+
+def test_reference_is_how_much_likelier_the_answer_became(tiny_tokenizer):
+    speak = Conversations(tiny_tokenizer, "Why?")
+    problem = Problem.create("question", {}, reference="right")
+    failure = make_failure(problem)
+    failure = replace(
+        failure, attempt=replace(failure.attempt, completion=said(tiny_tokenizer, "no"))
+    )
+    thoughts = [said(tiny_tokenizer, "Add."), said(tiny_tokenizer, "Multiply."), completion()]
+    group = make_group([True] * 3, failure, reflections=thoughts)
+    asked = []
+
+    def likelihood(prompt_ids, completions):
+        asked.append(prompt_ids)
+        assert completions == [speak.written("right").token_ids]
+        return [-float(len(prompt_ids))]
+
+    found = make_reward("reference", {}).score(
+        [group], evidence(likelihood=likelihood, conversations=speak)
+    )
+    without = speak.retry_without_reflection(problem, failure.attempt.completion)
+    after = [speak.retry(problem, failure.attempt.completion, thought) for thought in thoughts[:2]]
+    assert asked == [without, *after]
+    assert found == [[len(without) - len(prompt) for prompt in after] + [None]]
+
+
+def test_reference_asks_for_problems_with_a_reference():
+    reference = make_reward("reference", {})
+    reference.check(Yes(), [Problem.create("a", {}, reference="yes")])
+    with pytest.raises(MulliganError, match=r"1 training problems of 'yes' have none"):
+        reference.check(Yes(), [Problem.create("a", {}), Problem.create("b", {}, reference="yes")])

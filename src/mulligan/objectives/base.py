@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from mulligan.config import Generate, Train
+from mulligan.episodes.conversation import Conversations
 from mulligan.objectives.advantages import group_advantages, is_dead
 from mulligan.tasks.base import Task
 from mulligan.types import Group, Problem, Span
@@ -18,6 +19,9 @@ from mulligan.verifiers.pool import Verifier
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from mulligan.logprobs.certainty import Certainty
+    from mulligan.logprobs.likelihood import Likelihood
 
 Sampled = Literal["reflection", "reflection and retry", "first try"]
 """What a step samples for each of its failures."""
@@ -31,6 +35,12 @@ class Evidence:
     """Of this step; what is drawn by chance derives from it."""
     verifier: Verifier
     """Of the task."""
+    conversations: Conversations
+    """Makes prompts of what was said."""
+    likelihood: "Likelihood"
+    """Of completions under the present policy."""
+    certainty: "Certainty"
+    """Of completions under the present policy."""
 
 
 class Reward(ABC):
@@ -52,6 +62,9 @@ class Reward(ABC):
             MulliganError: saying what is missing.
         """
         del task, problems
+
+    def close(self) -> None:  # noqa: B027 (most rewards have nothing to end)
+        """End what it has started, such as processes; twice is harmless."""
 
     @abstractmethod
     def score(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from mulligan.config import Recipe, Train
 from mulligan.errors import MulliganError
 from mulligan.objectives.base import Evidence, Learn, Loss, Reward, Sampled
+from mulligan.objectives.own_reward import OwnReward
 from mulligan.objectives.registry import find, make_reward
 from mulligan.types import Group, ScoredGroup
 
@@ -62,7 +63,7 @@ def make_objective(recipe: Recipe) -> Objective:
         MulliganError: it names something unknown, or choices that mean nothing together.
     """
     settings = recipe.train
-    reward = make_reward(settings.reward, settings.reward_options)
+    reward = _reward(recipe)
     learn = find(Learn, settings.learn)()  # type: ignore[type-abstract]
     loss = find(Loss, settings.loss)  # type: ignore[type-abstract]
     for meaningless, reason in _combinations(settings, reward, learn, loss):
@@ -77,6 +78,17 @@ def make_objective(recipe: Recipe) -> Objective:
         loss=loss(settings, learn.longest(recipe.generate), reward.range),
         mask_truncated=settings.mask_truncated,
     )
+
+
+def _reward(recipe: Recipe) -> Reward:
+    name, options = recipe.train.reward, recipe.train.reward_options
+    if ".py:" not in name:
+        return make_reward(name, options)
+    if options:
+        raise MulliganError(
+            "A reward function of your own takes no train.reward_options: write them in its file."
+        )
+    return OwnReward(name, recipe.verify)
 
 
 def _combinations(

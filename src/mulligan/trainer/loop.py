@@ -9,7 +9,9 @@ uninterrupted one would have done.
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +22,8 @@ from mulligan.episodes.failures import FailureStore
 from mulligan.episodes.rollout import Verify
 from mulligan.errors import MulliganError
 from mulligan.interrupt import StoppedEarly, StopRequest
+from mulligan.logprobs.certainty import certainty_of
+from mulligan.logprobs.likelihood import likelihood_of
 from mulligan.models.policies import Policy
 from mulligan.objectives.base import Evidence
 from mulligan.objectives.objective import make_objective
@@ -83,12 +87,13 @@ def train(
     state = _restore(checkpoints, policy, updater.optimizer)
     last = min(settings.stop_after or settings.steps, settings.steps)
 
-    with StepRecords(run) as records:
+    evidence = _evidence(policy, verifier, conversations)
+    with StepRecords(run) as records, closing(objective.reward):
         for step in range(state.step + 1, last + 1):
             engine.update_weights(policy.model, version=step)
             started = time.perf_counter()
-            evidence = Evidence(derive_seed(recipe.seed_of("train"), "reward", step), verifier)
-            rollout = rollouts.draw(step, evidence)
+            reward_seed = derive_seed(recipe.seed_of("train"), "reward", step)
+            rollout = rollouts.draw(step, evidence(reward_seed))
             require_version(engine, step)
             engine.reset_cache()  # its keys and values are not needed while the weights change
             rolled_out = time.perf_counter()
@@ -104,15 +109,7 @@ def train(
             stopping = stop() or step == last
             if stopping or step % settings.checkpoint_every == 0:
                 records.sync()
-                write = partial(
-                    save_training_state,
-                    policy=policy,
-                    tokenizer=tokenizer,
-                    optimizer=updater.optimizer.optimizer,
-                    scheduler=updater.optimizer.scheduler,
-                    average=updater.optimizer.average,
-                    state=state,
-                )
+                write = _writer(policy, tokenizer, updater.optimizer, state)
                 checkpoints.save(step, write)
             _refuse_too_many_skips(state, settings.max_skipped_steps)
             if stopping:
@@ -125,6 +122,37 @@ def train(
                 "If no retry passes, the task is out of the model's reach: warm it up first, "
                 "or give it easier problems; if all pass, give it harder ones."
             )
+
+
+def _evidence(
+    policy: Policy, verifier: Verifier, conversations: Conversations
+) -> Callable[[int], Evidence]:
+    """Return what makes the evidence of a step from its seed."""
+    return partial(
+        Evidence,
+        verifier=verifier,
+        conversations=conversations,
+        likelihood=likelihood_of(policy.model),
+        certainty=certainty_of(policy.model),
+    )
+
+
+def _writer(
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: PolicyOptimizer,
+    state: TrainingState,
+) -> Callable[[Path], None]:
+    """Return what writes a checkpoint into a folder."""
+    return partial(
+        save_training_state,
+        policy=policy,
+        tokenizer=tokenizer,
+        optimizer=optimizer.optimizer,
+        scheduler=optimizer.scheduler,
+        average=optimizer.average,
+        state=state,
+    )
 
 
 def _restore(checkpoints: Checkpoints, policy: Policy, optimizer: PolicyOptimizer) -> TrainingState:

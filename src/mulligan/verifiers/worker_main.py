@@ -21,6 +21,9 @@ from mulligan.tasks.user_file import explain
 from mulligan.types import Problem
 from mulligan.verifiers.judging import checked
 from mulligan.verifiers.limits import allow_cpu_seconds, bound_this_process, leave_network
+from mulligan.verifiers.reward_function import PREFIX, RewardFunction, seen_episode
+
+Served = Task | RewardFunction
 
 MAX_DETAIL = 2000
 """Characters of a verdict's detail that are sent back."""
@@ -35,7 +38,7 @@ def main() -> None:
     setup = json.loads(lines.readline())
     online = "" if setup["network"] else leave_network()
     try:
-        task = load_task(setup["spec"], setup["options"])
+        task = _load(setup["spec"], setup["options"])
     except MulliganError as error:
         _send(replies, {"failed": str(error)})
     else:
@@ -46,7 +49,14 @@ def main() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _serve(task: Task, lines: BinaryIO, replies: int, setup: dict[str, Any]) -> None:
+def _load(spec: str, options: dict[str, Any]) -> Served:
+    """Load what this process serves: a task, or a reward function."""
+    if spec.startswith(PREFIX):
+        return RewardFunction(spec.removeprefix(PREFIX))
+    return load_task(spec, options)
+
+
+def _serve(task: Served, lines: BinaryIO, replies: int, setup: dict[str, Any]) -> None:
     memory = f"{task.name}: out of memory (a verifier may use {setup['memory_mib']} MiB)"
     # Encoded beforehand: when memory is short, this must not need any.
     out_of_memory = _encoded({"error": memory, "leaving": True})
@@ -65,7 +75,7 @@ def _serve(task: Task, lines: BinaryIO, replies: int, setup: dict[str, Any]) -> 
             os._exit(1)
 
 
-def _answer(task: Task, request: dict[str, Any]) -> dict[str, Any]:
+def _answer(task: Served, request: dict[str, Any]) -> dict[str, Any]:
     action = request["do"]
     try:
         return {"n": request["n"], "value": _ACTIONS[action](task, request)}
@@ -98,11 +108,16 @@ def _ids(task: Task, request: dict[str, Any]) -> list[str]:
     return [problem.id for problem in islice(problems, request["count"])]
 
 
-_ACTIONS: dict[str, Callable[[Task, dict[str, Any]], Any]] = {
+def _reward(function: RewardFunction, request: dict[str, Any]) -> float:
+    return function(seen_episode(request["episode"]))
+
+
+_ACTIONS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "verify": _verify,
     "leaks": _leaks,
     "same": _same,
     "ids": _ids,
+    "reward": _reward,
 }
 
 
