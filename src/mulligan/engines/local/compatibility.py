@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mulligan.engines.local.attention import Layout, StreamCache, stream_attention
+from mulligan.engines.local.attention import StreamCache, stream_attention
+from mulligan.engines.local.layout import Layout, NewTokens, SharedTrunks
 from mulligan.engines.local.plain import left_padded
 from mulligan.engines.local.prefix_cache import Block
 from mulligan.models.architecture import may_be_padded, why_not_shared
@@ -87,10 +88,11 @@ def _padding_holds(model: PreTrainedModel, ids: Tensor) -> bool:
 
 def _shared(model: PreTrainedModel, trunk: Block, trunk_ids: Tensor, branches: Tensor) -> Tensor:
     """Return logits of both branches after one shared trunk, shape [tokens, V]."""
-    layout = Layout.build(trunk, 0, [0], [_TRUNK], model)
+    layout = Layout.build(trunk, NewTokens(0, [0], [_TRUNK]), model)
     forward(model, trunk_ids, layout)
     own = Block(len(_BRANCHES), max(_BRANCHES))
-    layout = Layout.build(own, 0, [0, 0], _BRANCHES, model, trunk, [0, 0], [_TRUNK, _TRUNK])
+    trunks = SharedTrunks(trunk, [0, 0], [_TRUNK, _TRUNK])
+    layout = Layout.build(own, NewTokens(0, [0, 0], _BRANCHES), model, trunks)
     return forward(model, branches, layout)
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mulligan.engines.local.attention import Layout, StreamCache
+from mulligan.engines.local.attention import StreamCache
+from mulligan.engines.local.layout import Layout, NewTokens, SharedTrunks
 from mulligan.engines.local.prefix_cache import Block, KnownSequence, Trunk
 from mulligan.engines.local.sampling import draw, uniforms
 from mulligan.types import Sampling, TokenIds
@@ -218,18 +219,11 @@ class Wave:
         counts: Sequence[int],
         rows: Sequence[Row] | None,
     ) -> Layout:
-        if rows is None:
-            return Layout.build(block, first, starts, counts, self._model)
-        return Layout.build(
-            block,
-            first,
-            starts,
-            counts,
-            self._model,
-            trunk=self._trunk_block,
-            group_of_row=[row.trunk.slot for row in rows],
-            trunk_lengths=[row.trunk.length for row in rows],
-        )
+        trunks = None
+        if rows is not None:
+            slots, lengths = [r.trunk.slot for r in rows], [r.trunk.length for r in rows]
+            trunks = SharedTrunks(self._trunk_block, slots, lengths)
+        return Layout.build(block, NewTokens(first, starts, counts), self._model, trunks)
 
     def _forward(self, tokens: Sequence[int], layout: Layout, head: bool) -> Tensor:
         """Run the model over a stream; the head scores every token, or as good as none."""
