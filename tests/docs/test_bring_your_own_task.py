@@ -9,9 +9,13 @@ import yaml
 
 from mulligan.config import load_recipe
 from mulligan.tasks.jsonl import VERIFIERS
-from mulligan.tasks.registry import load_task
+from mulligan.tasks.registry import list_tasks, load_task
 from mulligan.tasks.scaffold import TASK
+from mulligan.tasks.splits import first_problems
+from mulligan.tasks.sql import Sql
+from mulligan.tasks.unit_tests import UnitTests
 from mulligan.verifiers.validate import MALFORMED, passed, validate_task
+from task_rows import write_rows
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "bring_your_own_task.md").read_text(encoding="utf-8")
@@ -36,14 +40,36 @@ def test_the_task_on_the_page_is_that_of_new_task_in_brief():
 
 
 def test_the_recipes_on_the_page_are_valid(tmp_path):
-    whole, part = blocks("yaml")
+    whole, *parts = blocks("yaml")
     path = tmp_path / "recipe.yaml"
     path.write_text(whole)
     recipe = load_recipe(path)
     assert (recipe.task, recipe.model) == ("my_task.py", "smollm2-135m")
     changed = load_recipe(path, ["task=other.py", "task_options.length=4", "name=four_numbers"])
     assert (changed.task, changed.task_options) == ("other.py", {"length": 4})
-    load_recipe(path, [f"{key}={value}" for key, value in _flat(yaml.safe_load(part))])
+    for part in parts:
+        load_recipe(path, [f"{key}={value}" for key, value in _flat(yaml.safe_load(part))])
+
+
+def test_the_mix_on_the_page_is_a_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"messages": f"Capital of {n}?", "reference": f"City {n}"} for n in range(60)]
+    write_rows(tmp_path, *rows)
+    Path("rows.jsonl").rename("capitals.jsonl")
+    recipe = yaml.safe_load(blocks("yaml")[-1])
+    mix = load_task(recipe["task"], recipe["task_options"])
+    assert [p.task for p in first_problems(mix, "dev", 10)].count("countdown") == 7
+
+
+@pytest.mark.parametrize("name", ["json_schema", "sql", "unit_tests", "mix"])
+def test_every_task_of_rows_is_on_the_page(name):
+    assert name in {entry.name for entry in list_tasks()}
+    assert f"`{name}`" in PAGE
+
+
+def test_limits_named_on_the_page_are_the_tasks_own():
+    assert f"`seconds` ({Sql.seconds:g}) and `max_rows` ({Sql.max_rows:,})" in PAGE
+    assert f"`seconds` ({UnitTests.seconds:g}), `memory_mib` ({UnitTests.memory_mib})" in PAGE
 
 
 def _flat(settings):

@@ -141,6 +141,32 @@ def test_a_dev_file_of_its_own_meets_neither_train_nor_test(rows):
     assert asked == {"train": ["C?"], "dev": ["B?"], "test": ["A?"]}
 
 
+@pytest.mark.parametrize(
+    ("verifier", "one", "other", "same"),
+    [
+        ("exact", " Lima", "Lima\n", True),
+        ("exact", "Lima", "lima", False),
+        ("numeric", "It is 1,000.", "1000.0 in all", True),
+        ("numeric", "10", "11", False),
+        ("numeric", "none", "none", False),
+        ("json_equal", '{"a": 1, "b": 2}', '{"b": 2, "a": 1}', True),
+        ("json_equal", "[1]", "[2]", False),
+        ("json_equal", "what", "what", False),
+    ],
+)
+def test_answers_are_the_same_as_the_verifier_reads_them(verifier, one, other, same, rows):
+    task = load_task(rows({"messages": "?", "reference": "1"}), {"verifier": verifier})
+    assert task.compares_answers
+    assert task.same_answer(None, one, other) is same
+
+
+def test_a_verifier_that_only_judges_compares_no_answers(rows):
+    task = load_task(rows({"messages": "?", "reference": "1"}), {"verifier": "regex"})
+    assert not task.compares_answers
+    with pytest.raises(MulliganError, match="cannot say when two answers are the same"):
+        task.same_answer(None, "1", "1")
+
+
 def test_rows_that_are_given_twice_count_once(rows):
     path = rows(*[{"messages": "Same?", "reference": "1"}] * 5)
     task = load_task(path, {"verifier": "exact"})

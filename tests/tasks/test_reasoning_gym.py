@@ -90,6 +90,16 @@ def test_a_score_of_one_passes_and_less_does_not():
     assert task.verify(problem, right).status == "unparseable"
 
 
+def test_answers_are_the_same_when_their_tags_hold_the_same():
+    task = ReasoningGym("chain_sum", test_size=5)
+    problem = next(task.problems("test"))
+    assert task.same_answer(
+        problem, "<answer>1 2</answer>", "no <answer>3</answer><answer>1  2</answer>"
+    )
+    assert not task.same_answer(problem, "<answer>1</answer>", "<answer>2</answer>")
+    assert not task.same_answer(problem, "1", "1")
+
+
 def test_a_reflection_leaks_by_a_line_or_by_tags():
     task = ReasoningGym("chain_sum", test_size=5)
     problem = next(task.problems("test"))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mulligan.errors import MulliganError, nearest
 from mulligan.tasks.json_values import read_json, same_value
@@ -60,6 +60,25 @@ class TextFile(RowTask):
         if isinstance(verdict, bool):
             return Verdict.right() if verdict else Verdict.wrong()
         return verdict
+
+    @property
+    def compares_answers(self) -> bool:
+        """Whether the verifier says what an answer amounts to."""
+        return self.verifier in _MEANINGS
+
+    def same_answer(self, problem: Problem, one: str, other: str) -> bool:
+        """Whether two answers are the same text, number or JSON value, as the verifier reads them.
+
+        Raises:
+            MulliganError: the verifier is one that does not say what an answer amounts to.
+        """
+        if not self.compares_answers:
+            return super().same_answer(problem, one, other)
+        try:
+            meanings = [_MEANINGS[self.verifier](text) for text in (one, other)]
+        except ValueError:
+            return False
+        return None not in meanings and same_value(*meanings)
 
 
 def _verifier(name: str) -> Compare:
@@ -124,3 +143,10 @@ VERIFIERS: dict[str, Compare] = {
     "json_equal": _json_equal,
     "regex": _regex,
 }
+
+_MEANINGS: dict[str, Callable[[str], Any]] = {
+    "exact": str.strip,
+    "numeric": _number,
+    "json_equal": read_json,
+}
+"""What an answer amounts to, by the verifier that reads it."""

@@ -101,6 +101,12 @@ class ReasoningGym(Task):
         score = self._score(problem, answers[-1].strip())
         return Verdict.right() if score == 1 else Verdict.wrong(detail=f"score {score:g}")
 
+    def same_answer(self, problem: Problem, one: str, other: str) -> bool:
+        """Whether two answers have the same text between their last answer tags."""
+        del problem
+        first, second = _ANSWER.findall(one), _ANSWER.findall(other)
+        return bool(first and second) and first[-1].split() == second[-1].split()
+
     def leaks(self, problem: Problem, reflection: str) -> bool:
         """Whether a line of the reflection, or what it puts between answer tags, passes."""
         lines = [line.strip() for line in reflection.splitlines() if line.strip()]
