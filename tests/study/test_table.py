@@ -85,6 +85,16 @@ def test_arms_are_pooled_and_compared_as_by_hand(planned):
     assert (against.low, against.high) == pytest.approx((0.375 - half, 0.375 + half), abs=1e-5)
 
 
+def test_what_is_after_training_is_compared_too_for_arms_with_another_warm_up(planned):
+    design = planned()
+    rows = [*TWO_BY_TWO[:3], ((1, 1, 1, 0), (1, 1, 1, 1))]  # hot, seed 2: a better beginning
+    table = compute(design, results(design, rows), {}, 0.95)
+
+    assert table.estimate("hot", "first_try", "against_base").per_run == {"1": 0.5, "2": -0.5}
+    after = table.estimate("hot", "first_try", "after_against_base")
+    assert after.per_run == {"1": 0.5, "2": 0.25}
+
+
 def test_a_pair_is_in_the_comparison_only_where_both_runs_are(planned):
     design = planned()
     table = compute(design, results(design, [*TWO_BY_TWO[:3], None]), {"hot-2": "it broke"}, 0.95)

@@ -50,7 +50,7 @@ def conduct(path: Path, runs: Path, at_once: int, console: Console, stop: StopRe
     """
     design = plan(path)
     folder = StudyFolder(runs / design.name)
-    _check_problems(design)
+    _check_runs(design)
     with hold(folder.path):
         _declare(design, folder)
         say_design(design, console)
@@ -109,8 +109,10 @@ def _sum_up(design: Plan, folder: StudyFolder, failures: Mapping[str, str]) -> C
     return Conducted(design, folder, table)
 
 
-def _check_problems(design: Plan) -> None:
-    """Check that every run has as many problems as its recipe asks for, before any work."""
+def _check_runs(design: Plan) -> None:
+    """Check each run before any work: its objective, and that it has the problems it asks for."""
+    from mulligan.objectives.objective import make_objective
+
     seen = set()
     for run in design.runs:
         recipe = run.recipe
@@ -118,11 +120,12 @@ def _check_problems(design: Plan) -> None:
             ("train", recipe.collect.problems),
             (recipe.evaluate.split, recipe.evaluate.problems),
         )
-        key = (recipe.task, repr(recipe.task_options), wanted)
+        key = (recipe.task, repr(recipe.task_options), repr(recipe.train), wanted)
         if key in seen:
             continue
         seen.add(key)
         try:
+            make_objective(recipe)
             task = load_task(recipe.task, recipe.task_options)
             for split, count in wanted:
                 first_problems(task, split, count)

@@ -68,7 +68,13 @@ def _size(table: StudyTable) -> str:
 
 
 def _of_arm(table: StudyTable, arm: str) -> Iterator[Html]:
-    quantities: tuple[Quantity, ...] = ("before", "after", "change", "against_base")
+    quantities: tuple[Quantity, ...] = (
+        "before",
+        "after",
+        "change",
+        "against_base",
+        "after_against_base",
+    )
     if arm == table.base:
         quantities = quantities[:3]
     rows = []
@@ -76,7 +82,8 @@ def _of_arm(table: StudyTable, arm: str) -> Iterator[Html]:
         cells = [table.estimate(arm, outcome, quantity) for quantity in quantities]
         if any(cells):
             rows.append((SCORE_TITLES[outcome], *(_cell(cell) for cell in cells)))
-    headings = ("", "Before", "After", "Change, points", f"Against {table.base}, points")
+    against = (f"Change against {table.base}, points", f"After, against {table.base}, points")
+    headings = ("", "Before", "After", "Change, points", *against)
     yield element("h3", heading(table, arm))
     yield grid(headings[: len(quantities) + 1], rows, "rates")
 

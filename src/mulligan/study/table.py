@@ -19,8 +19,9 @@ from mulligan.study.statistics import (
     variance_components,
 )
 
-Quantity = Literal["before", "after", "change", "against_base"]
-"""Before training, after it, after minus before, and that less the same of the base arm."""
+Quantity = Literal["before", "after", "change", "against_base", "after_against_base"]
+"""Before training, after it, after minus before; the change less the base's, and what is after
+training less what is after the base's, which says more where an arm has another warm-up."""
 
 _TESTED: tuple[Quantity, ...] = ("change", "against_base")
 
@@ -199,6 +200,8 @@ def _estimates(data: _Data, arm: str, outcome: str) -> Iterator[Estimate]:
         difference = change.rows(both).minus(base[1].minus(base[0]))
         seeds = [seeds[place] for place in both]
         yield _pool(data, arm, outcome, "against_base", seeds, difference)
+        ends = after.rows(both).minus(base[1])
+        yield _pool(data, arm, outcome, "after_against_base", seeds, ends)
 
 
 def _pool(

@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+
+from mulligan.objectives.objective import make_objective
+from mulligan.study.acceptance import NAMES
+from mulligan.study.outcomes import outcomes_of
+from mulligan.study.plan import plan
+
+STUDIES = sorted((Path(__file__).parent.parent / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_resolves_to_runs_with_an_objective(path):
+    made = plan(path)
+    assert made.name == path.stem
+    for run in made.runs:
+        make_objective(run.recipe)
+
+
+def test_the_acceptance_evaluates_what_its_record_needs():
+    made = plan(next(path for path in STUDIES if path.stem == "demo_seeds"))
+    assert set(NAMES.values()) <= set(outcomes_of(made.runs[0].recipe))
+    assert len(made.seeds) == 10
+
+
+def test_tuning_reads_the_dev_split_alone():
+    for name in ("demo_tuning", "demo_noise"):
+        made = plan(next(path for path in STUDIES if path.stem == name))
+        assert {run.recipe.evaluate.split for run in made.runs} == {"dev"}
