@@ -57,6 +57,7 @@ IDS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "metrics.jsonl": lambda row: row["step"],
     "timings.jsonl": lambda row: row["step"],
     "episodes.jsonl": lambda row: (row["step"], row["failure_id"], row["sample"]),
+    "dev.jsonl": lambda row: (row["when"], row["problem_id"]),
     "evaluation/before.jsonl": lambda row: (row["problem_id"], row["sample"]),
     "evaluation/after.jsonl": lambda row: (row["problem_id"], row["sample"]),
 }

@@ -12,6 +12,7 @@ class Parity(Task):
     name = "parity"
     reasons = ("passed", "odd", "no_answer")
     safe = True
+    splits = ("train", "dev", "test")
 
     def __init__(self, verdict: str = "", breaks_on: str = "", words: int = 1):
         self.verdict = verdict

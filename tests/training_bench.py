@@ -8,7 +8,7 @@ from mulligan.interrupt import StopRequest
 from mulligan.models.load import load_model
 from mulligan.models.policies import FullPolicy
 from mulligan.storage.run_folder import RunFolder
-from mulligan.trainer.loop import train
+from mulligan.trainer.loop import Look, train
 from mulligan.types import Attempt, Failure, Sampling, Verdict
 from mulligan.verifiers.pool import InProcessVerifier
 from parity_task import Parity
@@ -23,7 +23,7 @@ class Bench:
     def __init__(self, folder, model):
         self.folder, self.model = folder, model
 
-    def train(self, name, *overrides, verify=None, stop=None, engine=LocalEngine):
+    def train(self, name, *overrides, verify=None, stop=None, engine=LocalEngine, look=None):
         """Train into a folder; go on where it has a checkpoint."""
         recipe = override_recipe(tiny_recipe(self.model), overrides, name)
         policy, tokenizer = load_model(str(self.model), "float32", "cpu")
@@ -45,6 +45,7 @@ class Bench:
                 run=run,
                 stop=stop or StopRequest(),
                 progress=lambda metrics: None,
+                look=look or (lambda step: Look()),
             )
         return policy
 

@@ -11,7 +11,7 @@ from copy import deepcopy
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -242,6 +242,8 @@ class Train(Section):
     """Rollouts, each with an optimiser step; the learning rate's schedule spans them all."""
     stop_after: PositiveInt | None = None
     """Stop after this step, to resume later; the schedule stays that of ``steps``."""
+    patience: PositiveInt | None = None
+    """Training ends early after so many evaluations on dev in a row without a new best one."""
     failures_per_step: PositiveInt = 256
     """Failures in an optimiser step."""
     group_size: Annotated[int, Field(ge=2)] = 8
@@ -321,6 +323,11 @@ class Evaluate(Section):
     """Problems of the split."""
     split: Literal["dev", "test"] = "test"
     """Settings are tuned on ``dev``; what is published is measured on ``test``."""
+    every: PositiveInt | None = None
+    """Training steps between evaluations on dev: first try, after reflection, asked again. The
+    trained model is then the checkpoint that solves most after reflection, not the last one."""
+    dev_problems: PositiveInt = 64
+    """Problems of the dev split for those."""
     samples: PositiveInt = 1
     """First tries at each problem, each with its second tries."""
     greedy: bool = False
@@ -401,6 +408,12 @@ class Recipe(Section):
     evaluate: Evaluate
     format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
     """Whose rules the run follows: those of the version that started it."""
+
+    @model_validator(mode="after")
+    def _patience_needs_evaluations(self) -> Self:
+        if self.train.patience is not None and self.evaluate.every is None:
+            raise ValueError("train.patience counts evaluations on dev: set evaluate.every too")
+        return self
 
     def seed_of(self, section: Literal["sft", "train", "evaluate"]) -> int:
         """Return the seed of a section: its own where it has one, else the run's."""
@@ -672,6 +685,8 @@ def _explain(error: Any) -> str:
         return f"{path}: unknown name; {nearest(str(error['loc'][-1]), _names(error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"{path}: missing"
+    if not path:
+        return str(error["ctx"]["error"])
     return f"{path}: {error['msg']}, but got {error['input']!r}"
 
 

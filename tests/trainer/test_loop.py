@@ -9,6 +9,7 @@ from mulligan.errors import MulliganError
 from mulligan.interrupt import StoppedEarly, StopRequest
 from mulligan.models.load import load_model
 from mulligan.objectives.losses.grpo import Grpo
+from mulligan.trainer.loop import Look
 from mulligan.trainer.optimizer import PolicyOptimizer
 from mulligan.types import Verdict
 from mulligan.verifiers.pool import InProcessVerifier
@@ -129,6 +130,40 @@ def test_a_stop_that_is_asked_for_finishes_the_step_and_saves_it(bench):
     with pytest.raises(StoppedEarly, match="step 2 of 4"):
         bench.train("asked", "train.checkpoint_every=100", stop=AfterTwo())
     assert [path.name for path in (bench.folder / "asked" / "checkpoints").iterdir()] == ["step-2"]
+
+
+def test_a_look_is_taken_before_the_first_step_and_after_each_and_again_on_resume(bench):
+    looks = []
+
+    def look(step):
+        looks.append(step)
+        return Look()
+
+    with pytest.raises(StoppedEarly):
+        bench.train("looked-at", "train.stop_after=2", look=look)
+    bench.train("looked-at", look=look)
+    assert looks == [0, 1, 2, 2, 3, 4]
+
+
+def test_the_best_step_keeps_its_checkpoint_and_enough_ends_training_early(bench, uninterrupted):
+    looks = {1: Look(best=True), 3: Look(enough=True)}
+    bench.train("enough", "train.keep_checkpoints=1", look=lambda step: looks.get(step, Look()))
+    assert bench.metrics("enough") == bench.metrics(uninterrupted)[:3]
+    checkpoints = bench.folder / "enough" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["best.json", "step-1", "step-3"]
+    assert (checkpoints / "best.json").read_text() == '{"step": 1}\n'
+    bench.train("enough", look=lambda step: looks.get(step, Look()))  # nothing is done again
+    assert len(bench.metrics("enough")) == 3
+
+
+def test_a_kill_between_the_best_checkpoint_and_its_mark_is_made_good(bench):
+    best_at_2 = {2: Look(best=True)}
+    with pytest.raises(StoppedEarly):
+        bench.train("unmarked", "train.stop_after=2", look=lambda step: best_at_2.get(step, Look()))
+    mark = bench.folder / "unmarked" / "checkpoints" / "best.json"
+    mark.unlink()
+    bench.train("unmarked", look=lambda step: best_at_2.get(step, Look()))
+    assert mark.read_text() == '{"step": 2}\n'
 
 
 def test_every_step_has_its_line_and_its_episodes(bench, uninterrupted):

@@ -41,6 +41,7 @@ from mulligan.models.policies import FullPolicy, LoraPolicy, Policy
 from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
 from mulligan.storage.atomic import write_atomically
+from mulligan.storage.checkpoint import Checkpoints
 from mulligan.storage.lock import hold
 from mulligan.storage.run_folder import RunFolder
 from mulligan.tasks.base import Split, Task, refuse_older_rules
@@ -83,6 +84,11 @@ class Session:
         return self._stack.enter_context(
             verifier_for(self.task, settings.workers, limits_of(settings))
         )
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints."""
+        return Checkpoints(self.run.checkpoints, self.recipe.train.keep_checkpoints)
 
     def verify(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """Judge answers; stop the run when too many verdicts are errors."""

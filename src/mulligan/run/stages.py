@@ -20,6 +20,7 @@ from mulligan.evaluation.scores import check_endpoints
 from mulligan.evaluation.trials import open_trials
 from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
+from mulligan.run.dev import dev_looks
 from mulligan.run.out_of_memory import memory_errors
 from mulligan.run.session import Session
 from mulligan.storage.atomic import remove_folder, whole_folder
@@ -52,6 +53,8 @@ def warm_up_stage(session: Session) -> None:
     problems = session.problems("train", recipe.collect.problems)
     make_objective(recipe).reward.check(session.task, problems)  # said now, not hours later
     session.problems(recipe.evaluate.split, recipe.evaluate.problems)
+    if recipe.evaluate.every is not None:
+        session.problems("dev", recipe.evaluate.dev_problems)
     controls_of(recipe.evaluate)  # so are controls and endpoints that there are not
     check_endpoints(recipe.evaluate.endpoints)
     if settings is None:
@@ -123,14 +126,13 @@ def collect_stage(session: Session) -> None:
 
 def train_stage(session: Session) -> None:
     """Reflect, retry, reward: train the model on the reflections that led to a pass."""
-    from mulligan.storage.checkpoint import Checkpoints
     from mulligan.trainer.loop import train
 
     recipe, run = session.recipe, session.run
     model, tokenizer = session.load(session.start_model, to_train=True)
     engine = session.engine(model, tokenizer)  # copies the model before adapters are put into it
     steps = recipe.train.steps
-    done = Checkpoints(run.checkpoints, recipe.train.keep_checkpoints).newest()
+    done = session.checkpoints.newest()
     with (
         session.progress("train", steps) as advance,
         FailureStore(run.failures) as store,
@@ -149,28 +151,36 @@ def train_stage(session: Session) -> None:
             advance(1, note)
             trackers.append(asdict(line))
 
+        policy = session.policy(model)
+        conversations = session.conversations(model, tokenizer)
         train(
-            policy=session.policy(model),
+            policy=policy,
             tokenizer=tokenizer,
             engine=engine,
             store=store,
-            conversations=session.conversations(model, tokenizer),
+            conversations=conversations,
             verify=session.verify,
             verifier=session.verifier,
             recipe=recipe,
             run=run,
             stop=session.stop,
             progress=progress,
+            look=dev_looks(session, policy, engine, conversations),
         )
 
 
 def lost_checkpoint(session: Session) -> str | None:
-    """Name the last checkpoint where it is missing or damaged."""
-    from mulligan.storage.checkpoint import Checkpoints
+    """Name the trained checkpoint where it is missing or damaged."""
+    checkpoints = session.checkpoints
+    step = trained_step(session)
+    return None if checkpoints.is_whole(step) else str(checkpoints.path(step))
 
-    settings = session.recipe.train
-    checkpoints = Checkpoints(session.run.checkpoints, settings.keep_checkpoints)
-    return None if checkpoints.newest() == settings.steps else str(checkpoints.path(settings.steps))
+
+def trained_step(session: Session) -> int:
+    """Return the step whose weights are the trained model: the best on dev, else the last."""
+    recipe = session.recipe
+    best = session.checkpoints.best() if recipe.evaluate.every is not None else None
+    return recipe.train.steps if best is None else best
 
 
 def evaluate_before_stage(session: Session) -> None:
@@ -180,12 +190,9 @@ def evaluate_before_stage(session: Session) -> None:
 
 def evaluate_after_stage(session: Session) -> None:
     """Measure the same after training, on the same problems and seeds."""
-    from mulligan.storage.checkpoint import Checkpoints
-
-    settings = session.recipe.train
-    checkpoints = Checkpoints(session.run.checkpoints, settings.keep_checkpoints)
-    _evaluate(session, "after", checkpoints.path(settings.steps))
-    checkpoints.mark_best(settings.steps)
+    step = trained_step(session)
+    _evaluate(session, "after", session.checkpoints.path(step))
+    session.checkpoints.mark_best(step)
 
 
 def _evaluate(session: Session, when: str, model_name: str | Path) -> None:
@@ -302,7 +309,17 @@ def run_stages(session: Session, names: Sequence[str]) -> None:
             if lost := needed.lost(session):
                 session.console.print(f"{lost} is missing or damaged: {needed.name} goes on first.")
                 _run(needed, session)
+                _refuse_if_still_lost(needed, session)
         _run(stage, session)
+
+
+def _refuse_if_still_lost(stage: Stage, session: Session) -> None:
+    if lost := stage.lost(session):
+        raise MulliganError(
+            f"{lost} is missing or damaged, and what was saved later does not lead back to it. "
+            f"Delete {session.run.checkpoints} and go on with --resume: training starts again, and "
+            "ends the same."
+        )
 
 
 def _run(stage: Stage, session: Session) -> None:

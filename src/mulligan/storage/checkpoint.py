@@ -77,7 +77,7 @@ class Checkpoints:
             info: plain JSON values that the manifest keeps under ``info``.
 
         Raises:
-            MulliganError: the disk is full, read-only or not ours; earlier checkpoints stay.
+            MulliganError: the disk is full, read-only or forbidden; earlier checkpoints stay.
         """
         path = self.path(step)
         if not _is_whole(path):
@@ -123,8 +123,8 @@ class Checkpoints:
         write_atomically(self.folder / _BEST, json.dumps({"step": step}) + "\n")
         self._tidy()
 
-    def best(self) -> Path | None:
-        """Return the checkpoint marked as the best; None where none is marked, or it is gone.
+    def best(self) -> int | None:
+        """Return the step marked as the best; None where none is marked, or it is gone.
 
         Raises:
             MulliganError: the mark cannot be read.
@@ -133,12 +133,20 @@ class Checkpoints:
         if not mark.is_file():
             return None
         try:
-            path = self.path(operator.index(json.loads(mark.read_bytes())["step"]))
+            step = operator.index(json.loads(mark.read_bytes())["step"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise MulliganError(
-                f'{mark} is not of the form {{"step": N}}. Remove it, or mend it.'
+                f'{mark} is not of the form {{"step": N}}. Remove or fix it.'
             ) from error
-        return path if path.is_dir() else None
+        return step if self.path(step).is_dir() else None
+
+    def is_whole(self, step: int) -> bool:
+        """Whether the checkpoint of a step is there and agrees with its manifest.
+
+        Raises:
+            MulliganError: it holds a pickle or was made by a newer version.
+        """
+        return _is_whole(self.path(step))
 
     def steps(self) -> list[int]:
         """Return the steps of which there is a checkpoint, whole or damaged, in order."""
@@ -161,7 +169,7 @@ class Checkpoints:
         with disk_errors(self.folder):
             remove_leftovers(self.folder)
             for path in older[: -self.keep]:
-                if path != best:
+                if best is None or path != self.path(best):
                     remove_folder(path)
 
 
@@ -228,7 +236,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"to format {SCHEMA}. Install that version or a later one to go on with this run."
         )
     if schema != SCHEMA or not whole:
-        raise DamagedCheckpointError(f"Checkpoint {path} is damaged: its {MANIFEST} is not ours.")
+        raise DamagedCheckpointError(f"Checkpoint {path} is damaged: its {MANIFEST} is not one.")
     return dict(manifest)
 
 

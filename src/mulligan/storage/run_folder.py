@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Where each part of a run lies."""
+    """Where each part of a run is."""
 
     path: Path
 
@@ -27,7 +27,7 @@ class RunFolder:
 
     @property
     def warmup_log(self) -> Path:
-        """A line a warm-up step."""
+        """One line per step of the warm-up."""
         return self.path / "warmup.jsonl"
 
     @property
@@ -42,7 +42,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """A line a training step; nothing in it depends on the clock."""
+        """One line per training step; nothing in it depends on the clock."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -65,8 +65,13 @@ class RunFolder:
         """Folders ``step-N``."""
         return self.path / "checkpoints"
 
+    @property
+    def dev(self) -> Path:
+        """Evaluations on the dev split while training goes on: one line per trial."""
+        return self.path / "dev.jsonl"
+
     def evaluation(self, when: str) -> Path:
-        """A line a trial, ``before`` or ``after`` training."""
+        """One line per trial, ``before`` or ``after`` training."""
         return self.path / "evaluation" / f"{when}.jsonl"
 
     @property

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +44,16 @@ log = logging.getLogger("mulligan")
 _SKIPPED = "Step %d is skipped, the weights stay: its loss is %s, the norm of its gradient %s."
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What an evaluation after a step found."""
+
+    best: bool = False
+    """No step before was better: its checkpoint is kept and marked."""
+    enough: bool = False
+    """Training ends here, before its last step."""
+
+
 def train(
     *,
     policy: Policy,
@@ -56,6 +67,7 @@ def train(
     run: RunFolder,
     stop: StopRequest,
     progress: Callable[[StepMetrics], None],
+    look: Callable[[int], Look],
 ) -> None:
     """Train a policy in place, from the newest checkpoint to the last step.
 
@@ -71,6 +83,8 @@ def train(
         run: the folder that metrics, episodes and checkpoints are written to.
         stop: asked after every step whether to stop.
         progress: told of every step.
+        look: asked after every step, and before the first one: evaluates the policy where that is
+            due. It draws no random numbers of the trainer's, and may be asked twice.
 
     Raises:
         MulliganError: too few failures, no group to learn from, a reward out of its range, or too
@@ -86,10 +100,15 @@ def train(
     checkpoints = Checkpoints(run.checkpoints, settings.keep_checkpoints)
     state = _restore(checkpoints, policy, updater.optimizer)
     last = min(settings.stop_after or settings.steps, settings.steps)
+    seen = look(state.step)
+    if seen.best:  # a kill may have come between its checkpoint and its mark
+        checkpoints.mark_best(state.step)
 
     evidence = _evidence(policy, verifier, conversations)
     with StepRecords(run) as records, closing(objective.reward):
         for step in range(state.step + 1, last + 1):
+            if seen.enough:
+                break
             engine.update_weights(policy.model, version=step)
             started = time.perf_counter()
             reward_seed = derive_seed(recipe.seed_of("train"), "reward", step)
@@ -106,15 +125,18 @@ def train(
             state = state.after(step, metrics.skipped)
             if metrics.skipped:
                 log.warning(_SKIPPED, step, update.loss, update.gradient_norm)
-            stopping = stop() or step == last
-            if stopping or step % settings.checkpoint_every == 0:
+            seen = look(step)
+            stopping = stop() or seen.enough or step == last
+            if stopping or seen.best or step % settings.checkpoint_every == 0:
                 records.sync()
                 write = _writer(policy, tokenizer, updater.optimizer, state)
                 checkpoints.save(step, write)
+            if seen.best:
+                checkpoints.mark_best(step)
             _refuse_too_many_skips(state, settings.max_skipped_steps)
             if stopping:
                 break
-        if state.step < settings.steps:
+        if state.step < settings.steps and not seen.enough:
             raise StoppedEarly(f"step {state.step} of {settings.steps}")
         if not records.any_group_taught():
             raise MulliganError(

@@ -1,0 +1,52 @@
+"""Looks at the dev split while training goes on, as the recipe asks for."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mulligan.engines.base import Engine
+from mulligan.episodes.conversation import Conversations
+from mulligan.evaluation.dev_curve import dev_name, dev_protocol, standing
+from mulligan.evaluation.evaluate import evaluate
+from mulligan.evaluation.trials import open_trials
+from mulligan.run.session import Session
+
+if TYPE_CHECKING:
+    from mulligan.models.policies import Policy
+    from mulligan.trainer.loop import Look
+
+
+def dev_looks(
+    session: Session, policy: "Policy", engine: Engine, conversations: Conversations
+) -> "Callable[[int], Look]":
+    """Return what the trainer asks after each step: evaluates the policy on dev where that is due.
+
+    What was evaluated before a kill is read, not generated again.
+    """
+    from mulligan.trainer.loop import Look
+
+    recipe, every = session.recipe, session.recipe.evaluate.every
+    if every is None:
+        return lambda step: Look()
+    problems = session.problems("dev", recipe.evaluate.dev_problems)
+    protocol = dev_protocol(recipe, session.those_that_fit(problems, conversations))
+
+    def look(step: int) -> Look:
+        if step % every:
+            return Look()
+        engine.update_weights(policy.model, version=step + 1)
+        with open_trials(session.run.dev) as log:
+            evaluate(
+                engine,
+                conversations,
+                session.verify,
+                session.verifier.leaks_many,
+                protocol,
+                dev_name(step),
+                log,
+            )
+            found = standing(log, step)
+        engine.reset_cache()
+        patience = recipe.train.patience
+        return Look(found.is_best, patience is not None and found.since_best >= patience)
+
+    return look
