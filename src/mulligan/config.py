@@ -410,9 +410,14 @@ class Recipe(Section):
     """Whose rules the run follows: those of the version that started it."""
 
     @model_validator(mode="after")
-    def _patience_needs_evaluations(self) -> Self:
+    def _patience_fits(self) -> Self:
         if self.train.patience is not None and self.evaluate.every is None:
             raise ValueError("train.patience counts evaluations on dev: set evaluate.every too")
+        if self.train.patience is not None and self.train.average_from is not None:
+            raise ValueError(
+                "train.patience may end training before its last step, and train.average_from "
+                "puts the mean of the weights in at the last step: use one of them"
+            )
         return self
 
     def seed_of(self, section: Literal["sft", "train", "evaluate"]) -> int:

@@ -107,11 +107,18 @@ def test_a_best_checkpoint_that_cannot_be_made_again_is_named_with_the_way_out(
     assert end_state(run) == end_state(watched)
 
 
-def test_patience_without_evaluations_is_refused(tiny_llama, tmp_path):
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ([], "train.patience counts evaluations on dev: set evaluate.every too"),
+        (["evaluate.every=1", "train.average_from=0.5"], "use one of them"),
+    ],
+)
+def test_patience_that_could_not_work_is_refused(tiny_llama, tmp_path, more, says):
     recipe = write_recipe(tmp_path, tiny_llama, train__patience=2)
-    outcome = run_cli("run", recipe, "--runs", tmp_path)
+    outcome = run_cli("run", recipe, *more, "--runs", tmp_path)
     assert outcome.code == 1
-    assert "train.patience counts evaluations on dev: set evaluate.every too" in outcome.err
+    assert says in " ".join(outcome.err.split())
 
 
 def test_a_dev_split_that_is_too_small_is_said_before_any_work(tiny_llama, tmp_path):
