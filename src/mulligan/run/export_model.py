@@ -21,10 +21,10 @@ def trained_checkpoint(run: RunFolder, recipe: Recipe) -> Path:
     checkpoints = Checkpoints(run.checkpoints, recipe.train.keep_checkpoints)
     best = checkpoints.best()
     if best is None and (steps := checkpoints.steps()):
-        best = checkpoints.path(steps[-1])
+        best = steps[-1]
     if best is None:
         raise MulliganError(f"{run.path} has no trained model yet: run `mulligan train` first.")
-    return best
+    return checkpoints.path(best)
 
 
 def export_model(
