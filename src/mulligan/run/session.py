@@ -26,7 +26,6 @@ from mulligan.config import (
     MADE_WITH,
     Recipe,
     as_yaml,
-    changed_settings,
     check_recipe,
     read_yaml,
 )
@@ -40,6 +39,7 @@ from mulligan.models.load import context_length, load_model
 from mulligan.models.policies import FullPolicy, LoraPolicy, Policy
 from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
+from mulligan.run.extend import changes_refused, extend
 from mulligan.storage.atomic import write_atomically
 from mulligan.storage.checkpoint import Checkpoints
 from mulligan.storage.lock import hold
@@ -252,6 +252,8 @@ def open_session(
             write_atomically(
                 run.config, as_yaml(recipe) + yaml.safe_dump({MADE_WITH: _made(recipe)})
             )
+        elif recipe.train.steps > (before := recipe_of(run)).train.steps:
+            extend(run, before, recipe, stages_done(run))
         yield Session(recipe, run, console, stop, stack)
 
 
@@ -287,7 +289,7 @@ def refuse_changed_settings(run: RunFolder, recipe: Recipe) -> None:
     Raises:
         MulliganError: naming each setting that changed and may not.
     """
-    changed = changed_settings(recipe_of(run), recipe)
+    changed = changes_refused(recipe_of(run), recipe)
     if changed:
         listed = "\n".join(f"  {each}" for each in changed)
         raise MulliganError(
