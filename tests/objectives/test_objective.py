@@ -1,10 +1,12 @@
 import math
+from importlib.metadata import EntryPoint
 
 import pytest
 
 from hand_made import Prescribed, completion, make_group, make_loss
 from mulligan.config import override_recipe
 from mulligan.errors import MulliganError
+from mulligan.objectives import registry
 from mulligan.objectives.base import Evidence, Learn, Loss, Reward
 from mulligan.objectives.learns.reflection import Reflection
 from mulligan.objectives.objective import Objective, make_objective
@@ -84,3 +86,34 @@ def test_every_name_finds_its_class(base):
     assert names(base)
     for name in names(base):
         assert issubclass(find(base, name), base)
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """A package that brings a reward, one that cannot be imported, and one that is none."""
+    points = {
+        "prescribed": "hand_made:Prescribed",
+        "lost": "nowhere:Reward",
+        "wrong": "hand_made:make_group",
+    }
+    found = [EntryPoint(name, value, "mulligan.rewards") for name, value in points.items()]
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: found if group == "mulligan.rewards" else []
+    )
+
+
+def test_a_package_can_bring_a_reward(installed):
+    assert find(Reward, "prescribed") is Prescribed
+    assert "prescribed" in names(Reward)
+    listed = {entry.name: entry for entry in registry.list_objectives()}
+    assert listed["prescribed"].options == ("rewards",)
+    assert "cannot be imported" in listed["lost"].summary
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("lost", "installed but cannot be imported"), ("wrong", "should be a class derived from")],
+)
+def test_a_package_that_brings_no_reward_is_named(installed, name, says):
+    with pytest.raises(MulliganError, match=says):
+        find(Reward, name)

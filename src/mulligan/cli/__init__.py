@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from mulligan.cli import forget, overview, results, stages, study, tasks
+from mulligan.cli import forget, objectives, overview, results, stages, study, tasks
 from mulligan.cli.console import print_error, set_up_log
 from mulligan.errors import MulliganError
 
@@ -25,6 +25,7 @@ COMMANDS = (
     tasks.tasks,
     tasks.validate,
     tasks.new_task,
+    objectives.objectives,
     overview.doctor,
 )
 """In the order in which ``--help`` lists them; ``new_task`` is typed as ``new-task``."""

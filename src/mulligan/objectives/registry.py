@@ -1,7 +1,7 @@
 """Finding rewards, learns and losses by name.
 
 A name is that of a file in ``rewards/``, ``learns/`` or ``losses/`` here, each with one class, or
-an entry point of another package (groups ``mulligan.rewards``, ``mulligan.learns`` and
+an entry point of another package (groups ``mulligan.rewards``, ``mulligan.learn`` and
 ``mulligan.losses``) that names such a class.
 """
 
@@ -9,6 +9,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Literal, TypeVar
@@ -83,9 +84,32 @@ def names(base: type[Reward] | type[Learn] | type[Loss]) -> list[str]:
     return [*_own(package), *sorted(_installed(kind))]
 
 
-def summary(found: type) -> str:
-    """Return the first line of a class's docstring."""
-    return (inspect.getdoc(found) or "").partition("\n")[0]
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A reward, learn or loss, as ``mulligan objectives`` lists it."""
+
+    kind: Kind
+    name: str
+    summary: str
+    """First line of its docstring, or why it cannot be loaded."""
+    options: tuple[str, ...]
+    """Names of a reward's options."""
+
+
+def list_objectives() -> list[Entry]:
+    """Return every reward, learn and loss; one that cannot be imported, with its error."""
+    bases: tuple[type[Reward] | type[Learn] | type[Loss], ...] = (Reward, Learn, Loss)
+    return [_entry(base, name) for base in bases for name in names(base)]
+
+
+def _entry(base: type[Reward] | type[Learn] | type[Loss], name: str) -> Entry:
+    kind, _ = _PACKAGES[base]
+    try:
+        found = find(base, name)  # type: ignore[type-var]
+    except MulliganError as error:
+        return Entry(kind, name, str(error), ())
+    options = tuple(inspect.signature(found).parameters) if kind == "reward" else ()
+    return Entry(kind, name, (inspect.getdoc(found) or "").partition("\n")[0], options)
 
 
 def _own(package: ModuleType) -> list[str]:
@@ -106,5 +130,5 @@ def _class_in(module: ModuleType, base: type[C]) -> type[C]:
 
 
 def _installed(kind: Kind) -> dict[str, EntryPoint]:
-    group = {"reward": "mulligan.rewards", "learn": "mulligan.learns", "loss": "mulligan.losses"}
+    group = {"reward": "mulligan.rewards", "learn": "mulligan.learn", "loss": "mulligan.losses"}
     return {point.name: point for point in entry_points(group=group[kind])}
