@@ -3,6 +3,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from weight_server import WeightServer
 
 from mulligan.config import override_recipe
@@ -34,9 +35,11 @@ def policy_and_tokenizer(tiny_llama):
     return load_model(str(tiny_llama), "float32", "cpu")
 
 
-def reach(server, policy_and_tokenizer, folder, model="tiny"):
+def reach(server, policy_and_tokenizer, folder, model="tiny", *more):
     overrides = ["engine.kind=vllm", f"engine.url={server.url}", f"engine.model={model}"]
-    settings = override_recipe(tiny_recipe(), [*overrides, "engine.timeout_seconds=20"], "it")
+    settings = override_recipe(
+        tiny_recipe(), [*overrides, "engine.timeout_seconds=20", *more], "it"
+    )
     policy, tokenizer = policy_and_tokenizer
     surroundings = Surroundings(policy, tokenizer, "float32", folder)
     return find_engine("vllm").make(settings.engine.model_dump(), surroundings)
@@ -73,6 +76,56 @@ def test_each_version_generates_with_its_own_weights(tiny_llama, policy_and_toke
         assert server.resets == 2
     assert seen[0] != seen[1]
     assert len(list((tmp_path / "weights").iterdir())) == 1, "older versions are removed"
+
+
+def test_each_version_generates_with_its_own_adapter(tiny_llama, policy_and_tokenizer, tmp_path):
+    policy, tokenizer = policy_and_tokenizer
+    torch.manual_seed(3)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    adapted = get_peft_model(policy, config)
+    with serving(tiny_llama) as server:
+        engine = reach(server, policy_and_tokenizer, tmp_path, "tiny", "engine.weights=adapter")
+        for version in (1, 2):
+            perturb_adapter(adapted, factor=-version)
+            engine.update_weights(policy, version)  # the adapters are in the model itself
+            there = engine.generate(PROMPTS, 1, GREEDY)
+            here = LocalEngine(policy, tokenizer).generate(PROMPTS, 1, GREEDY)
+            assert tokens(there) == tokens(here)
+            for row, other in zip(there, here, strict=True):
+                assert row[0].logprobs == pytest.approx(other[0].logprobs, abs=1e-5)
+            assert list(server.adapters) == [
+                folder.name for folder in (tmp_path / "weights").iterdir()
+            ]
+        assert server.resets == 0, "an adapter's name is part of the cache's key"
+        with pytest.raises(MulliganError, match="the policy has none"):
+            engine.update_weights(policy_without_adapter(tiny_llama), 3)
+
+
+def test_a_policy_with_an_adapter_travels_as_a_folder_with_the_adapter_merged_in(
+    tiny_llama, policy_and_tokenizer, tmp_path
+):
+    policy, tokenizer = policy_and_tokenizer
+    torch.manual_seed(3)
+    get_peft_model(policy, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    with serving(tiny_llama) as server:
+        engine = reach(server, policy_and_tokenizer, tmp_path)
+        there = engine.generate(PROMPTS, 1, GREEDY)
+    here = LocalEngine(policy, tokenizer).generate(PROMPTS, 1, GREEDY)
+    assert tokens(there) == tokens(here)
+    assert tokens(there) != tokens(
+        LocalEngine(policy_without_adapter(tiny_llama), tokenizer).generate(PROMPTS, 1, GREEDY)
+    )
+
+
+def perturb_adapter(adapted, factor):
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(factor)
+
+
+def policy_without_adapter(folder):
+    return load_model(str(folder), "float32", "cpu")[0]
 
 
 def test_its_log_probs_are_not_the_trainers(tiny_llama, policy_and_tokenizer, tmp_path):
@@ -198,10 +251,12 @@ def test_a_server_that_training_cannot_use_is_refused_at_once(
         reach(server, policy_and_tokenizer, tmp_path)
 
 
-def test_a_policy_that_is_no_whole_model_needs_adapters(tiny_llama, policy_and_tokenizer, tmp_path):
+def test_a_policy_that_is_no_transformers_model_is_refused(
+    tiny_llama, policy_and_tokenizer, tmp_path
+):
     with serving(tiny_llama) as server:
         engine = reach(server, policy_and_tokenizer, tmp_path)
-        with pytest.raises(MulliganError, match=r"Use engine\.weights=adapter"):
+        with pytest.raises(MulliganError, match=r"Use engine\.kind=local"):
             engine.update_weights(torch.nn.Linear(2, 2), 1)
 
 

@@ -1,8 +1,10 @@
 """The tiny model server with the routes by which vLLM takes weights, and ways to go wrong."""
 
 import hashlib
+from copy import deepcopy
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from model_server import ModelServer
@@ -16,6 +18,7 @@ class WeightServer(ModelServer):
         self.wrong = wrong
         self.version = "default"
         self.resets = 0
+        self.adapters = {}
 
     def reply(self, path, request):
         if self.wrong == path:
@@ -26,10 +29,27 @@ class WeightServer(ModelServer):
             "/weight_checker": lambda request: {"checksums": self.checksums()},
             "/collective_rpc": self.reload,
             "/reset_prefix_cache": self.reset,
+            "/v1/load_lora_adapter": self.load_adapter,
+            "/v1/unload_lora_adapter": self.unload_adapter,
         }
         if path in routes:
             return 200, routes[path](request)
-        return super().reply(path, request)
+        if request.get("model") not in self.adapters:
+            return super().reply(path, request)
+        base, self.model = self.model, self.adapters[request["model"]]
+        try:
+            return super().reply(path, request | {"model": self.name})
+        finally:
+            self.model = base
+
+    def load_adapter(self, request):
+        adapted = PeftModel.from_pretrained(deepcopy(self.model), request["lora_path"])
+        self.adapters[request["lora_name"]] = adapted.eval()
+        return b"Success: LoRA adapter added successfully."
+
+    def unload_adapter(self, request):
+        del self.adapters[request["lora_name"]]
+        return b"Success: LoRA adapter removed successfully."
 
     def label(self, request):
         self.version = request["new_version"]

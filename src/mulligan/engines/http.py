@@ -129,18 +129,31 @@ class Client:
             PassingTrouble: another try may help.
             MulliganError: refused, or redirected.
         """
-        try:
-            reply = self._http.request(method, self._base + path, json=body)
-        except httpx.TransportError as error:
-            raise PassingTrouble(type(error).__name__) from None
-        if not reply.is_success:
-            raise self._refusal(reply)
+        reply = self._send(method, path, body)
         if read is None:
             return _json(reply.content)
         try:
             return read.model_validate_json(reply.content)
         except (ValidationError, ValueError):
             raise PassingTrouble("its reply was cut off or not what was asked for") from None
+
+    def tell(self, path: str, body: Mapping[str, Any]) -> None:
+        """Post something once; what the reply says besides its status is not read.
+
+        Raises:
+            PassingTrouble: another try may help.
+            MulliganError: refused, or redirected.
+        """
+        self._send("POST", path, body)
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
+        try:
+            reply = self._http.request(method, self._base + path, json=body)
+        except httpx.TransportError as error:
+            raise PassingTrouble(type(error).__name__) from None
+        if not reply.is_success:
+            raise self._refusal(reply)
+        return reply
 
     def _refusal(self, reply: httpx.Response) -> Exception:
         """Say what a reply other than 200 means; never quote headers, where the key is."""

@@ -4,6 +4,8 @@ They need ``VLLM_SERVER_DEV_MODE=1``, and adapters ``VLLM_ALLOW_RUNTIME_LORA_UPD
 change what the server is, so they are not to be reachable by anybody else.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +58,15 @@ class Control:
     def reload(self, folder: Path) -> None:
         """Load the weights of a folder that the server can read, in place."""
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
-        self._call("POST", "/collective_rpc", body)
+        self._tell("/collective_rpc", body)
 
     def load_adapter(self, name: str, folder: Path) -> None:
         """Load a LoRA adapter under a name of its own."""
-        self._call("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+        self._tell("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
 
     def unload_adapter(self, name: str) -> None:
         """Let an adapter go."""
-        self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+        self._tell("/v1/unload_lora_adapter", {"lora_name": name})
 
     def reset_prefix_cache(self) -> None:
         """Drop the keys and values of every prompt.
@@ -80,8 +82,18 @@ class Control:
             raise PassingTrouble("its prefix cache is in use by other requests")
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        try:
+        with self._in_words(path):
             return self._client.ask(method, path, body)
+
+    def _tell(self, path: str, body: dict[str, Any]) -> None:
+        with self._in_words(path):
+            self._client.tell(path, body)
+
+    @contextmanager
+    def _in_words(self, path: str) -> Iterator[None]:
+        """Say what a failure means for the run."""
+        try:
+            yield
         except PassingTrouble as trouble:
             raise MulliganError(
                 f"The vLLM server {self.host} failed at {path}: {trouble}. Nothing of this step is "

