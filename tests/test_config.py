@@ -5,6 +5,7 @@ import yaml
 from pydantic import ValidationError
 
 from mulligan.config import (
+    Evaluate,
     as_yaml,
     change_recipe,
     changed_settings,
@@ -277,3 +278,10 @@ def test_settings_of_an_engine_that_we_do_not_know_stand_under_its_options():
 def test_an_error_in_the_engines_section_is_placed_as_the_recipe_writes_it(override, said):
     with pytest.raises(MulliganError, match=said):
         override_recipe(tiny_recipe(), [override], "it")
+
+
+@pytest.mark.parametrize(
+    ("older", "controls"), [(True, ("nothing", "other_reflection")), (False, ())]
+)
+def test_the_switch_for_controls_of_version_0_1_0_is_read_as_their_names(older, controls):
+    assert Evaluate.model_validate({"problems": 3, "controls": older}).controls == controls

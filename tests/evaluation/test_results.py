@@ -2,7 +2,7 @@ import pytest
 
 from mulligan.config import Endpoints
 from mulligan.errors import MulliganError
-from mulligan.evaluation.results import compute
+from mulligan.evaluation.results import compute, difference_of
 from mulligan.evaluation.scores import check_endpoints
 from mulligan.evaluation.statistics import holm, wilson
 from mulligan.evaluation.trials import Plan, plan_of
@@ -204,3 +204,11 @@ def test_declared_endpoints_are_read_from_the_runs_settings():
 def test_endpoints_that_there_are_not_are_refused(endpoints, said):
     with pytest.raises(MulliganError, match=said):
         check_endpoints(endpoints)
+
+
+def test_one_difference_alone_is_the_one_of_the_table():
+    trials = both([solved("a"), failed("b")], [solved("a", "after"), solved("b", "after")])
+    for row in compute(trials).differences:
+        assert difference_of(trials, row.name) == row
+    assert difference_of(trials, "after_filler") is None
+    assert difference_of({"before": trials["before"]}, "first_try") is None

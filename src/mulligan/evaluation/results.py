@@ -86,33 +86,45 @@ def _cell(trials: Sequence[Trial], column: str, when: str) -> Cell | None:
     return Cell(column, when, passed, n, interval.low, interval.high)
 
 
+def difference_of(trials: Trials, name: str) -> Difference | None:
+    """Return one difference alone, at the cost of one; None where it was not measured."""
+    found = _difference(paired(trials), _asked(trials), name)
+    return found[0] if found else None
+
+
 def _differences(trials: Trials) -> Iterator[tuple[str, tuple[Difference, Resampled]]]:
     """Yield after minus before for everything that both evaluations have."""
-    pairs = paired(trials)
-    asked = {
-        column for column in COLUMNS if pairs and all(was_asked(trials[w], column) for w in TIMES)
-    }
-    one_row_each = len({before.problem_id for before, _ in pairs}) == len(pairs)
-    for name, (needs, score) in SCORES.items():
-        rows = [(b.problem_id, score(b), score(a)) for b, a in pairs] if needs <= asked else []
-        resampled = _resample(rows)
-        if resampled is None:
-            continue
-        interval = resampled.interval()
-        gained, lost, p_exact = None, None, None
-        if name in COLUMNS:
-            gained = sum(b == 0 and a == 1 for _, b, a in rows)
-            lost = sum(b == 1 and a == 0 for _, b, a in rows)
-            p_exact = mcnemar(gained, lost) if one_row_each else None
-        yield (
-            name,
-            (
-                Difference(
-                    name, interval.value, interval.low, interval.high, gained, lost, p_exact
-                ),
-                resampled,
-            ),
-        )
+    pairs, asked = paired(trials), _asked(trials)
+    for name in SCORES:
+        found = _difference(pairs, asked, name)
+        if found is not None:
+            yield name, found
+
+
+def _asked(trials: Trials) -> frozenset[str]:
+    """Return the columns that were evaluated both times."""
+    return frozenset(
+        column for column in COLUMNS if all(was_asked(trials.get(w, ()), column) for w in TIMES)
+    )
+
+
+def _difference(
+    pairs: Sequence[tuple[Trial, Trial]], asked: frozenset[str], name: str
+) -> tuple[Difference, Resampled] | None:
+    needs, score = SCORES[name]
+    rows = [(b.problem_id, score(b), score(a)) for b, a in pairs] if needs <= asked else []
+    resampled = _resample(rows)
+    if resampled is None:
+        return None
+    interval = resampled.interval()
+    gained, lost, p_exact = None, None, None
+    if name in COLUMNS:
+        gained = sum(b == 0 and a == 1 for _, b, a in rows)
+        lost = sum(b == 1 and a == 0 for _, b, a in rows)
+        known = [problem for problem, b, a in rows if b is not None and a is not None]
+        p_exact = mcnemar(gained, lost) if len({*known}) == len(known) else None
+    found = Difference(name, interval.value, interval.low, interval.high, gained, lost, p_exact)
+    return found, resampled
 
 
 def _endpoints(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mulligan.config import Recipe, check_recipe, read_yaml
 from mulligan.errors import MulliganError
-from mulligan.evaluation.results import compute
+from mulligan.evaluation.results import difference_of
 from mulligan.evaluation.tables import Difference
 from mulligan.evaluation.trials import read_trials
 from mulligan.report.sheets import points
@@ -179,8 +179,8 @@ def _seconds_left(run: RunFolder, progress: Progress | None) -> float | None:
 def _headline(run: RunFolder) -> Difference | None:
     if not (run.evaluation("before").exists() and run.evaluation("after").exists()):
         return None
-    table = compute(read_trials(run.path))
-    found = (table.difference(name) for name in HEADLINES)
+    trials = read_trials(run.path)
+    found = (difference_of(trials, name) for name in HEADLINES)
     return next((difference for difference in found if difference is not None), None)
 
 
