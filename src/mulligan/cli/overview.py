@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mulligan.cli.console import console, print_json
-from mulligan.cli.options import Json
+from mulligan.cli.options import Json, find_run
 
 Folder = Annotated[Path, typer.Argument(help="The folder that holds the runs.")]
 
@@ -53,3 +53,49 @@ def runs(folder: Folder = Path("runs"), as_json: Json = False) -> None:
         print_json([asdict(status) for status in statuses])
     else:
         print_runs(statuses, folder, console)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run.", metavar="RUN")],
+    others: Annotated[list[Path], typer.Argument(help="Runs to set against it.", metavar="RUN...")],
+    as_json: Json = False,
+) -> None:
+    """Set runs side by side, paired on the problems that they share."""
+    from mulligan.report.compare import compare as compare_runs
+    from mulligan.report.compare import print_comparison
+
+    compared = compare_runs([find_run(each, None, Path("runs"))[1] for each in (first, *others)])
+    if as_json:
+        print_json(asdict(compared))
+    else:
+        print_comparison(compared, console)
+
+
+def watch(
+    folder: Folder = Path("runs"),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8765,
+    host: Annotated[
+        str, typer.Option("--host", help="The address to serve at; other machines need 0.0.0.0.")
+    ] = "127.0.0.1",
+) -> None:
+    """Show runs on a page while they go on: curves, episodes, comparisons. Read-only."""
+    from importlib.util import find_spec
+
+    from mulligan.errors import MulliganError
+    from mulligan.report.live.status import find_runs
+
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+        raise MulliganError(
+            "mulligan watch needs packages that are not installed: pip install fastapi uvicorn."
+        )
+    from mulligan.report.live.server import LOOPBACK, make_server, open_port
+
+    find_runs(folder)  # a folder that is missing is said before anything is served
+    listening = open_port(host, port)
+    address = f"[{host}]" if ":" in host else host
+    console.print(
+        f"http://{address}:{listening.getsockname()[1]} (Ctrl-C stops it)", highlight=False
+    )
+    if host not in LOOPBACK:
+        console.print("Everyone who can reach this machine can read these runs.", style="yellow")
+    make_server(folder, host).run(sockets=[listening])

@@ -28,6 +28,11 @@ class Value:
     interval: str = ""
     note: str = ""
 
+    @property
+    def line(self) -> str:
+        """The number and its interval, as ``36.2% [31.7 to 41.1]``."""
+        return f"{self.text} [{self.interval}]" if self.interval else self.text
+
 
 @dataclass(frozen=True, slots=True)
 class SheetRow:

@@ -93,6 +93,54 @@ def read_status(run: RunFolder) -> RunStatus:
         return RunStatus(name, "unreadable", problem=str(error))
 
 
+class StatusReader:
+    """Reads statuses again and again; what has not changed on the disk is not read anew."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[object, ...], RunStatus]] = {}
+
+    def read(self, run: RunFolder) -> RunStatus:
+        """Return what a run is doing now."""
+        marks = (*map(_mark, _watched(run)), holder(run.path))
+        known = self._known.get(run.path)
+        if known is not None and known[0] == marks:
+            return known[1]
+        status = read_status(run)
+        self._known[run.path] = marks, status
+        return status
+
+
+def _watched(run: RunFolder) -> list[Path]:
+    """Return the files that a status is made of."""
+    trials = [run.evaluation("before"), run.evaluation("after")]
+    steps = [run.warmup_log, run.collected, run.metrics, run.timings]
+    return [run.config, run.stages, *steps, *trials]
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """Return what changes whenever a file does."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def status_as_json(status: RunStatus) -> dict[str, Any]:
+    """Return a status as plain JSON values, with the texts that people read."""
+    return {
+        "name": status.name,
+        "state": status.state,
+        "task": status.task,
+        "model": status.model,
+        "progress": progress_text(status),
+        "share": status.progress.done / max(status.progress.total, 1) if status.progress else 1.0,
+        "left": time_text(status.seconds_left),
+        "headline": headline_text(status),
+        "problem": status.problem,
+    }
+
+
 def recipe_in(run: RunFolder) -> Recipe:
     """Read the recipe of a run, whatever version made it.
 
