@@ -49,6 +49,14 @@ def test_dev_is_evaluated_before_training_and_after_every_step(watched):
     )
 
 
+def test_the_report_draws_the_curve(watched, tiny_run):
+    curve = read_dev(RunFolder(watched).dev)
+    first, last = (f"{point.after_reflection.value:.1%}" for point in (curve[0], curve[-1]))
+    page = (watched / "report.html").read_text()
+    assert f"After reflection {first} at step 0, {last} at 4" in page
+    assert "Solved on dev" not in (tiny_run / "report.html").read_text()
+
+
 def test_evaluating_on_dev_changes_nothing_in_training(watched, tiny_run):
     for name in ("metrics.jsonl", "episodes.jsonl", "evaluation/before.jsonl"):
         assert (watched / name).read_bytes() == (tiny_run / name).read_bytes()

@@ -19,7 +19,6 @@ from disk_faults import (
 from mulligan.errors import MulliganError
 from mulligan.storage.checkpoint import (
     Checkpoints,
-    read_info,
     verify,
 )
 
@@ -51,11 +50,10 @@ def tree(folder):
 
 def test_a_saved_checkpoint_is_the_newest_and_agrees_with_its_manifest(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=3)
-    path = checkpoints.save(10, write_step(10), {"policy_version": 10})
+    path = checkpoints.save(10, write_step(10))
     assert path == tmp_path / "step-10"
     assert checkpoints.newest() == 10
     verify(path)
-    assert read_info(path) == {"policy_version": 10}
     manifest = json.loads((path / "manifest.json").read_text())
     assert sorted(manifest["files"]) == ["sub/more.json", "weights"]
     assert manifest["files"]["weights"]["size"] == 100

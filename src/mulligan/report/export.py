@@ -21,7 +21,7 @@ def export_figures(run: Path, folder: Path) -> list[Path]:
     style = f"<style>{colours}svg {{ font-family: sans-serif; }}</style>"
     content = read_run(run)
     paths = []
-    for drawing in all_figures(content.table, content.metrics, content.warmup):
+    for drawing in all_figures(content.table, content.metrics, content.warmup, content.dev):
         path = folder / f"{drawing.name}.svg"
         write_atomically(path, _standing_alone(drawing, style))
         paths.append(path)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from mulligan.evaluation.dev_curve import DevPoint
 from mulligan.evaluation.tables import Flip, ReasonCount, Table
 from mulligan.evaluation.trials import COLUMNS, TIMES, TITLES
 from mulligan.report.drawing import COLOURS, STYLED, WIDTH, Drawing, drawn, new_figure
@@ -62,11 +63,14 @@ WARMUP_CURVE = Curve("loss", "Warm-up loss")
 
 
 def all_figures(
-    table: Table, metrics: Sequence[Mapping[str, object]], warmup: Sequence[Mapping[str, object]]
+    table: Table,
+    metrics: Sequence[Mapping[str, object]],
+    warmup: Sequence[Mapping[str, object]],
+    dev: Sequence[DevPoint],
 ) -> list[Drawing]:
     """Return every figure of a report, in the order of the page."""
     made = [rates_figure(table)] if table.cells else []
-    return [*made, *reason_figures(table), *training_figures(metrics, warmup)]
+    return [*made, *reason_figures(table), *training_figures(metrics, warmup, dev)]
 
 
 def reason_figures(table: Table) -> list[Drawing]:
@@ -76,10 +80,12 @@ def reason_figures(table: Table) -> list[Drawing]:
 
 
 def training_figures(
-    metrics: Sequence[Mapping[str, object]], warmup: Sequence[Mapping[str, object]]
+    metrics: Sequence[Mapping[str, object]],
+    warmup: Sequence[Mapping[str, object]],
+    dev: Sequence[DevPoint],
 ) -> list[Drawing]:
     """Return the curves that there are points for."""
-    made = [curve_figure(curve, metrics) for curve in TRAINING_CURVES]
+    made = [dev_figure(dev), *(curve_figure(curve, metrics) for curve in TRAINING_CURVES)]
     made.append(curve_figure(WARMUP_CURVE, warmup))
     return [figure for figure in made if figure is not None]
 
@@ -256,6 +262,28 @@ def curve_figure(curve: Curve, rows: Sequence[Mapping[str, object]]) -> Drawing 
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     description = f"from {means[0]:.4g} at step {steps[0]:g} to {means[-1]:.4g} at {steps[-1]:g}"
     return drawn(figure, curve.title, description)
+
+
+@STYLED
+def dev_figure(points: Sequence[DevPoint]) -> Drawing | None:
+    """Draw what is solved on dev over the steps, with intervals; None where nothing was."""
+    figure = Figure(figsize=(WIDTH, 1.9))
+    axes, said = figure.add_axes(_CURVE_PLACE), []
+    for column, colour in (("after_reflection", "after"), ("after_nothing", "before")):
+        rates = [(p.step, rate) for p in points if (rate := getattr(p, column)) is not None]
+        if not rates:
+            continue
+        steps, values = [step for step, _ in rates], [rate.value for _, rate in rates]
+        bounds = [rate.low for _, rate in rates], [rate.high for _, rate in rates]
+        axes.fill_between(steps, *bounds, color=COLOURS[colour], alpha=0.15, linewidth=0)
+        axes.plot(steps, values, color=COLOURS[colour], marker="o", markersize=3)
+        title = TITLES[column]
+        axes.annotate(title, (steps[-1], values[-1]), ha="right", va="bottom", fontsize=8)
+        said.append(f"{title} {values[0]:.1%} at step {steps[0]}, {values[-1]:.1%} at {steps[-1]}")
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return drawn(figure, "Solved on dev while training", ", ".join(said)) if said else None
 
 
 @dataclass(frozen=True, slots=True)

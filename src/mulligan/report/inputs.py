@@ -7,6 +7,7 @@ from typing import Any
 
 from mulligan.config import read_yaml, with_new_names
 from mulligan.errors import MulliganError
+from mulligan.evaluation.dev_curve import DevPoint, read_dev
 from mulligan.evaluation.forgetting.records import Forgetting, read_forgetting
 from mulligan.evaluation.results import compute
 from mulligan.evaluation.tables import Table
@@ -33,6 +34,8 @@ class RunContent:
     """A row a step of training; empty before it."""
     timings: Sequence[Row]
     """A row a step: seconds of its parts."""
+    dev: Sequence[DevPoint]
+    """What was solved on dev while training; empty where nothing was evaluated there."""
     failures: int
     """How many failures are stored."""
     trials: Trials
@@ -63,6 +66,7 @@ def read_run(run: Path) -> RunContent:
         warmup=_rows(folder.warmup_log),
         metrics=_rows(folder.metrics),
         timings=_rows(folder.timings),
+        dev=read_dev(folder.dev),
         failures=count_lines(folder.failures),
         trials=trials,
         groups=choose_groups(folder),

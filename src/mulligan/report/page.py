@@ -160,7 +160,7 @@ def _training(run: RunContent) -> Iterator[Html]:
         yield element("p", " ".join(_about_training(run)), class_="note")
     else:
         yield _missing("No training step is recorded yet.")
-    figures = training_figures(run.metrics, run.warmup)
+    figures = training_figures(run.metrics, run.warmup, run.dev)
     if figures:
         yield element("div", *map(figure, figures), class_="charts")
 

@@ -9,7 +9,7 @@ import json
 import logging
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,6 @@ class Checkpoints:
         self,
         step: int,
         write: Callable[[Path], None],
-        info: Mapping[str, Any] | None = None,
     ) -> Path:
         """Save the checkpoint of a step, then remove the oldest beyond ``keep``.
 
@@ -74,7 +73,6 @@ class Checkpoints:
         Args:
             step: the step it belongs to.
             write: fills the folder it is given.
-            info: plain JSON values that the manifest keeps under ``info``.
 
         Raises:
             MulliganError: the disk is full, read-only or forbidden; earlier checkpoints stay.
@@ -83,7 +81,7 @@ class Checkpoints:
         if not _is_whole(path):
             with whole_folder(path) as partial:
                 write(partial)
-                _write_manifest(partial, step, info or {})
+                _write_manifest(partial, step)
                 remove_folder(path)
         self._newest = step
         self._tidy()
@@ -191,16 +189,6 @@ def verify(path: Path) -> None:
             )
 
 
-def read_info(path: Path) -> Mapping[str, Any]:
-    """Return what the manifest of a checkpoint keeps under ``info``.
-
-    Raises:
-        MulliganError: the manifest is missing, damaged, or of a newer version.
-    """
-    info: Mapping[str, Any] = _read_manifest(path)["info"]
-    return info
-
-
 def _is_whole(path: Path) -> bool:
     try:
         verify(path)
@@ -209,13 +197,13 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _write_manifest(folder: Path, step: int, info: Mapping[str, Any]) -> None:
+def _write_manifest(folder: Path, step: int) -> None:
     files = {
         file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": _sha256(file)}
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
-    manifest = {"schema": SCHEMA, "step": step, "info": info, "files": files}
+    manifest = {"schema": SCHEMA, "step": step, "info": {}, "files": files}
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
 
 
