@@ -74,7 +74,8 @@ class Prompts(Section):
         "Your answer was wrong. In a sentence or two, reflect on what went wrong, "
         "so that you can do better next time."
     )
-    """The reflection request. It holds neither the right answer nor the verifier's reasons."""
+    """The reflection request; ``{reason}`` and ``{detail}`` stand for the verifier's, which the
+    method does not tell. A detail may give the answer away."""
     retry: str = "{question}"
     """The retry request; ``{question}`` stands for the problem's own words."""
     thoughts: tuple[str, str] | None = None

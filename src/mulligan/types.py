@@ -138,7 +138,8 @@ class Verdict:
     reason: str
     """One of the task's own short list; ``passed`` when it passed."""
     detail: str = ""
-    """Free text for people, such as the error of a verifier; never shown to the model."""
+    """Free text for people, such as the error of a verifier; the model sees it only where the
+    recipe's reflection request asks for it."""
 
     @property
     def passed(self) -> bool:

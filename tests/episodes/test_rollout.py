@@ -135,6 +135,25 @@ def test_the_model_never_sees_the_verdict_or_the_reference(tiny_tokenizer, speak
     assert "hidden" not in shown
 
 
+def test_the_reflection_request_may_tell_the_verifiers_reason_and_detail(tiny_tokenizer):
+    problem = Problem.create("question", {})
+    tried = Attempt(problem, (1,), said(tiny_tokenizer, "no"), Verdict.wrong("odd", "{reason} 3"))
+    telling = Conversations(tiny_tokenizer, "Wrong ({reason}: {detail}). Why?")
+    engine = ScriptedEngine(["r", "yes"], tiny_tokenizer)
+    reflect_and_retry(engine, telling, judge, [Failure("f", tried, "m", WRITE)], 1, THINK, WRITE)
+    for call in engine.calls:
+        assert "Wrong (odd: {reason} 3). Why?" in tiny_tokenizer.decode(call.prompts[0])
+
+
+def test_a_second_reflection_is_told_the_verdict_on_the_second_answer(tiny_tokenizer):
+    telling = Conversations(tiny_tokenizer, "[{reason}]")
+    words = [said(tiny_tokenizer, text) for text in ("a", "z", "b")]
+    about = telling.about(Verdict.wrong("first"), Verdict.unparseable("second"))
+    shown = tiny_tokenizer.decode(about.reflection(PROBLEMS[0], *words))
+    assert 0 < shown.index("[first]") < shown.index("[second]")
+    assert "[]" in tiny_tokenizer.decode(telling.reflection(PROBLEMS[0], words[0]))
+
+
 def test_a_verifier_sees_the_answer_without_the_thoughts(tiny_tokenizer, speak):
     engine = ScriptedEngine(["<think>no, no</think>\n\nyes"], tiny_tokenizer)
     [tried] = attempt(engine, speak, judge, PROBLEMS[:1], 1, WRITE)

@@ -10,6 +10,7 @@ from mulligan.trainer.sft import Lesson, batch_losses, common_prefix, fine_tune,
 from mulligan.types import Demonstration, Problem
 from parity_task import Parity
 from template_families import FAMILIES
+from tiny import run_cli, write_recipe
 
 PROBLEM = Problem.create("Say something even.", {})
 SECOND_CHANCE = Demonstration(PROBLEM, "a", "Odd.", "bb")
@@ -152,3 +153,10 @@ def test_a_loss_that_is_not_finite_stops_the_warm_up(model, speak):
         next(model[0].parameters()).fill_(float("nan"))
     with pytest.raises(MulliganError, match=r"Step 1 gave a loss of nan.*Lower sft"):
         teach(model[0], speak, list(Parity().demonstrations(4, 0)))
+
+
+def test_demonstrations_have_no_verdict_that_the_model_could_be_told(tiny_llama, tmp_path):
+    recipe = write_recipe(tmp_path, tiny_llama, prompts__reflect="Wrong: {reason}.")
+    outcome = run_cli("warmup", recipe, "--runs", tmp_path)
+    assert outcome.code == 1
+    assert "have no verdicts" in " ".join(outcome.err.split())

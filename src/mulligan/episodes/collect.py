@@ -78,7 +78,7 @@ def collect(
             kept = [
                 each
                 for each in failed
-                if conversations.failure_fits(
+                if conversations.about(each.verdict).failure_fits(
                     each.problem, each.completion, reflection_tokens, sampling.max_tokens
                 )
             ]

@@ -8,14 +8,16 @@ rewrites earlier turns (drops their thoughts, say), it is rendered anew, and tha
 
 import json
 import logging
+import re
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from mulligan.errors import MulliganError
 from mulligan.models.template import FIXED_DATE, MARK, ChatTemplate
 from mulligan.models.thoughts import Marks, Speech, split_channels, split_thoughts
-from mulligan.types import Completion, Demonstration, Message, Problem, TokenIds
+from mulligan.types import Completion, Demonstration, Message, Problem, TokenIds, Verdict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +26,8 @@ logger = logging.getLogger("mulligan")
 
 _REMEMBERED = 512
 """Renderings that are kept: the retries of a group differ in their completions only."""
+
+_TOLD = re.compile(r"\{(reason|detail)\}")
 
 Turn = tuple[Completion, str]
 """What the assistant said, and what the user asks next."""
@@ -41,6 +45,8 @@ class Conversations:
         context: tokens that the model can attend to; ``None`` where it has no limit.
     """
 
+    _verdicts: tuple[Verdict, ...] = ()
+
     def __init__(
         self,
         tokenizer: "PreTrainedTokenizerBase",
@@ -57,6 +63,18 @@ class Conversations:
         self._context = context
         self._said: set[str] = set()
         self._pieces: dict[tuple[object, ...], tuple[TokenIds, ...] | None] = {}
+
+    def about(self, *verdicts: Verdict) -> Self:
+        """Return these conversations about answers with some verdicts, in the order of the answers.
+
+        That matters where the reflection request holds ``{reason}`` or ``{detail}``, which are then
+        those of the verdict on the answer before it, and empty where it has none.
+        """
+        if not tells_verdict(self._reflect):
+            return self
+        told = copy(self)
+        told._verdicts = verdicts
+        return told
 
     def attempt(self, problem: Problem) -> TokenIds:
         """Return the prompt of a first try."""
@@ -143,8 +161,17 @@ class Conversations:
         self, problem: Problem, said: Sequence[Completion]
     ) -> list[tuple[Completion, str]]:
         """Return what was said with the request after each: to reflect, to retry, to reflect."""
-        requests = (self._reflect, self._question_again(problem))
-        return [(completion, requests[place % 2]) for place, completion in enumerate(said)]
+        again = self._question_again(problem)
+        return [
+            (completion, again if place % 2 else self._request_to_reflect(place // 2))
+            for place, completion in enumerate(said)
+        ]
+
+    def _request_to_reflect(self, number: int) -> str:
+        """Return the request after the answer of some number, in the words of its verdict."""
+        verdict = self._verdicts[number] if number < len(self._verdicts) else None
+        words = {"reason": verdict.reason, "detail": verdict.detail} if verdict else {}
+        return _TOLD.sub(lambda found: words.get(found.group(1), ""), self._reflect)
 
     def _question_again(self, problem: Problem) -> str:
         return self._retry.replace("{question}", question(problem))
@@ -285,6 +312,11 @@ class Conversations:
         if self._template.takes_system:
             return [{"role": "system", "content": description}, *messages]
         return [{"role": first["role"], "content": f"{description}\n\n{first['content']}"}, *rest]
+
+
+def tells_verdict(reflect: str) -> bool:
+    """Whether a reflection request tells the model what the verifier said."""
+    return _TOLD.search(reflect) is not None
 
 
 def question(problem: Problem) -> str:

@@ -111,9 +111,10 @@ def reflect(
     Raises:
         MulliganError: the engine gave fewer or more reflections than it was asked for.
     """
+    tries = [failure.attempt for failure in failures]
     prompts = [
-        conversations.reflection(failure.attempt.problem, failure.attempt.completion)
-        for failure in failures
+        conversations.about(tried.verdict).reflection(tried.problem, tried.completion)
+        for tried in tries
     ]
     reflections_FG = generate(engine, conversations, prompts, group_size, sampling)
     _require_whole_groups(reflections_FG, group_size, "reflections on a failure")
@@ -147,13 +148,16 @@ def reflect_and_retry(
     """
     groups = reflect(engine, conversations, failures, group_size, thinking)
     rows = [
-        (failure.attempt.problem, failure.attempt.completion, episode.reflection)
+        (failure.attempt, episode.reflection)
         for failure, group in zip(failures, groups, strict=True)
         for episode in group.episodes
         if episode.reflection is not None
     ]
-    problems = [problem for problem, _, _ in rows]
-    prompts = [conversations.retry(*row) for row in rows]
+    problems = [tried.problem for tried, _ in rows]
+    prompts = [
+        conversations.about(tried.verdict).retry(tried.problem, tried.completion, reflection)
+        for tried, reflection in rows
+    ]
     retries = answer(engine, conversations, verify, problems, prompts, writing)
     answered = iter(zip(prompts, retries, strict=True))
     return [_judged(group, [next(answered) for _ in group.episodes]) for group in groups]

@@ -105,8 +105,11 @@ def _think_first(failed: Failed) -> Iterator[Asked]:
 def _before_reflection(failed: Failed) -> Iterator[Asked]:
     if failed.untrained_writes is None:
         return iter(())
-    reflect = failed.conversations.reflection
-    prompts = [reflect(attempt.problem, attempt.completion) for attempt in failed.attempts]
+    speak = failed.conversations
+    prompts = [
+        speak.about(attempt.verdict).reflection(attempt.problem, attempt.completion)
+        for attempt in failed.attempts
+    ]
     return _retries(failed, failed.untrained_writes("before_reflection", prompts))
 
 
@@ -116,16 +119,20 @@ def _before_retry(failed: Failed) -> Iterator[Asked]:
 
 def _second_reflection(failed: Failed) -> Iterator[Asked]:
     said = [
-        (place, attempt.problem, (attempt.completion, reflection, retry))
+        (
+            place,
+            attempt.problem,
+            (attempt.completion, reflection, retry),
+            failed.conversations.about(attempt.verdict, verdict),
+        )
         for place, (attempt, reflection, (retry, verdict)) in enumerate(
             zip(failed.attempts, failed.reflections, failed.retries, strict=True)
         )
         if verdict.status in ("failed", "unparseable")
     ]
-    speak = failed.conversations
-    prompts = [speak.reflection(problem, *so_far) for _, problem, so_far in said]
+    prompts = [speak.reflection(problem, *so_far) for _, problem, so_far, speak in said]
     written = failed.write("second_reflection", prompts) if prompts else []
-    for (place, problem, so_far), reflection in zip(said, written, strict=True):
+    for (place, problem, so_far, speak), reflection in zip(said, written, strict=True):
         yield Asked(place, speak.retry(problem, *so_far, reflection), reflection)
 
 
@@ -133,7 +140,8 @@ def _retries(failed: Failed, reflections: Sequence[Completion]) -> Iterator[Aske
     """Yield the method's retry with other reflections in place of the model's own."""
     for place, reflection in enumerate(reflections):
         attempt = failed.attempts[place]
-        prompt = failed.conversations.retry(attempt.problem, attempt.completion, reflection)
+        speak = failed.conversations.about(attempt.verdict)
+        prompt = speak.retry(attempt.problem, attempt.completion, reflection)
         yield Asked(place, prompt, reflection)
 
 

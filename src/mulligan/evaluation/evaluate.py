@@ -153,11 +153,12 @@ class _Chunk:
         """Return the trials of failed attempts, with every second try."""
         speak = self.conversations
         reflections = self._write(
-            "reflection", [speak.reflection(a.problem, a.completion) for a in attempts]
+            "reflection",
+            [speak.about(a.verdict).reflection(a.problem, a.completion) for a in attempts],
         )
         pairs = list(zip(attempts, reflections, strict=True))
         leaks = self.leaks([(a.problem, z.text) for a, z in pairs])
-        prompts = [speak.retry(a.problem, a.completion, z) for a, z in pairs]
+        prompts = [speak.about(a.verdict).retry(a.problem, a.completion, z) for a, z in pairs]
         problems = [a.problem for a in attempts]
         retries = self._answer(problems, prompts, self._answers("after_reflection"))
         controls = self._controls(self._failed(attempts, reflections, retries))

@@ -11,6 +11,7 @@ from pathlib import Path
 from mulligan.engines.base import require_token_ids, require_trainable
 from mulligan.engines.registry import find_engine
 from mulligan.episodes.collect import Collected, collect, collected_key
+from mulligan.episodes.conversation import tells_verdict
 from mulligan.episodes.epochs import SAME_IN_FORMAT_1
 from mulligan.episodes.failures import FailureStore
 from mulligan.errors import MulliganError
@@ -59,6 +60,11 @@ def warm_up_stage(session: Session) -> None:
     check_endpoints(recipe.evaluate.endpoints)
     if settings is None:
         return
+    if tells_verdict(recipe.prompts.reflect):
+        raise MulliganError(
+            "prompts.reflect tells the model what the verifier said, and the demonstrations of a "
+            "warm-up have no verdicts. Leave {reason} and {detail} out of it, or leave `sft` out."
+        )
     model, tokenizer = session.load(recipe.model, to_train=True)
     policy = session.policy(model)
     seed = derive_seed(recipe.seed_of("sft"), "demonstrations")
@@ -124,6 +130,13 @@ def collect_stage(session: Session) -> None:
         store.require(recipe.train.failures_per_step)
 
 
+def _in_brief(line: StepMetrics) -> str:
+    """Say how a training step went; what is rewarded may be something else than a pass."""
+    rewarded = f"reward {line.reward:.3g}"
+    passed = rewarded if line.passed is None else f"retries that pass {line.passed:.0%}"
+    return f"{passed}, {line.reflection_tokens:.0f} tokens"
+
+
 def train_stage(session: Session) -> None:
     """Reflect, retry, reward: train the model on the reflections that led to a pass."""
     from mulligan.trainer.loop import train
@@ -147,8 +160,7 @@ def train_stage(session: Session) -> None:
             )
 
         def progress(line: StepMetrics) -> None:
-            note = f"retries that pass {line.reward:.0%}, {line.reflection_tokens:.0f} tokens"
-            advance(1, note)
+            advance(1, _in_brief(line))
             trackers.append(asdict(line))
 
         policy = session.policy(model)

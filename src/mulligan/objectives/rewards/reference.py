@@ -35,7 +35,8 @@ class Reference(Reward):
         return [self._gains(group, evidence) for group in groups]
 
     def _gains(self, group: Group, evidence: Evidence) -> list[float | None]:
-        tried, conversations = group.failure.attempt, evidence.conversations
+        tried = group.failure.attempt
+        conversations = evidence.conversations.about(tried.verdict)
         if tried.problem.reference is None:
             raise MulliganError(f"Problem {tried.problem.id} has no reference answer.")
         answer = conversations.written(tried.problem.reference).token_ids
