@@ -32,7 +32,7 @@ def which_differ(plan, arm):
     ("changes", "computed_anew"),
     [
         ({"train.learning_rate": 0.01}, {"train"}),
-        ({"train.failures_per_step": 2}, {"collect", "train"}),
+        ({"train.failures_per_step": 2}, {"train"}),
         ({"train.tokens_at_once": 99, "train.steps": 3}, {"warmup", "train"}),
         ({"sft.examples": 4}, set(SHARED)),
         ({"collect.problems": 10}, {"collect", "train"}),

@@ -224,16 +224,15 @@ def test_processes_end_with_the_one_that_started_them(tmp_path, tiny_llama):
     command = [sys.executable, "-c", COMMAND, "study", study, "--jobs", 2]
     command += ["--runs", tmp_path / "runs"]
     process = subprocess.Popen(list(map(str, command)), cwd=TESTS)
-    metrics = tmp_path / "runs/tiny_study/runs/base-1/metrics.jsonl"
-    wait_until(metrics.exists, 240)
+    trainings = (tmp_path / "runs" / "tiny_study").glob
+    wait_until(lambda: list(trainings("shared/train-*/metrics.jsonl")), 240)
     process.kill()
     process.wait()
-    size = -1
+    sizes = [-1]
 
     def still():
-        nonlocal size
-        before, size = size, metrics.stat().st_size
-        return before == size
+        sizes.append(sum(path.stat().st_size for path in trainings("shared/train-*/*.jsonl")))
+        return sizes[-1] == sizes[-2]
 
     wait_until(still, 20)
 

@@ -80,18 +80,26 @@ class StudyFolder:
 def jobs_of(plan: Plan) -> list[Job]:
     """Return every job of a study in an order in which each comes after those that it needs."""
     jobs: dict[str, Job] = {}
+    collects: dict[str, Recipe] = {}
+    for run in sorted(plan.runs, key=lambda each: each.recipe.train.failures_per_step):
+        collects.setdefault(run.shared["collect"], run.recipe)
     for run in plan.runs:
-        for job in _jobs_of_run(run):
+        for job in _jobs_of_run(run, collects[run.shared["collect"]]):
             jobs.setdefault(job.id, job)
     return list(jobs.values())
 
 
-def _jobs_of_run(run: PlannedRun) -> Iterator[Job]:
+def _jobs_of_run(run: PlannedRun, collect: Recipe) -> Iterator[Job]:
+    """Yield a run's jobs; failures are collected by the recipe that needs the fewest of them.
+
+    So an arm that needs more than there are fails alone, when its training starts.
+    """
     ids = {stage: f"shared/{stage}-{run.shared[stage]}" for stage in SHARED}
     needs = {"warmup": (), "collect": ("warmup",), "evaluate-before": ("warmup",)}
     for stage in SHARED:
         needed = tuple(ids[each] for each in needs.get(stage, ("warmup", "collect")))
-        yield Job(ids[stage], stage, f"{stage}, {run.arm}, seed {run.seed}", run.recipe, needed)
+        recipe = collect if stage == "collect" else run.recipe
+        yield Job(ids[stage], stage, f"{stage}, {run.arm}, seed {run.seed}", recipe, needed)
     says = f"{run.arm}, seed {run.seed}"
     yield Job(f"runs/{run.id}", "run", says, run.recipe, tuple(ids.values()), run)
 

@@ -41,12 +41,8 @@ _SEEDS: Mapping[str, tuple[Literal["sft", "train", "evaluate"], ...]] = {
 
 _EXCEPTIONS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "warmup": (("train", "tokens_at_once"),),
-    "collect": (("train", "failures_per_step"),),
-    "evaluate-before": (),
-    "train": (),
 }
-"""Settings of idle sections that matter all the same: how a warm-up's batch is cut, and how many
-failures must be found."""
+"""Settings of idle sections that matter all the same: how a warm-up's batch is cut."""
 
 
 _LONGEST_PATH = 500
@@ -158,7 +154,7 @@ def _stage_key(recipe: Recipe, stage: str) -> str:
     own = {f"{name}.seed" for name in ("sft", "train", "evaluate")}
     idle = {"name", "format", "train.stop_after", *own, *_IDLE[stage]}
     settings = recipe.model_dump(mode="json")
-    besides = {".".join(path): settings[path[0]][path[1]] for path in _EXCEPTIONS[stage]}
+    besides = {".".join(path): settings[path[0]][path[1]] for path in _EXCEPTIONS.get(stage, ())}
     return _address(recipe, stage, idle, besides | {"seeds": seeds})
 
 
