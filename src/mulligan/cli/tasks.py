@@ -10,13 +10,14 @@ from mulligan.cli.console import console
 
 def tasks() -> None:
     """List the tasks that are installed."""
-    from mulligan.tasks.registry import list_tasks
+    from mulligan.tasks.registry import FORMS, list_tasks
 
     for entry in list_tasks():
         console.print(f"[bold]{entry.name}[/]", f"({entry.package})", highlight=False)
         console.print(f"  {entry.summary}", markup=False, highlight=False)
         console.print(f"  options: {', '.join(entry.options)}", markup=False, highlight=False)
-    console.print("and any file.py, file.jsonl or reasoning_gym:NAME", highlight=False)
+    for form, meaning in FORMS:
+        console.print(f"{form}: {meaning}", markup=False, highlight=False)
 
 
 def validate(

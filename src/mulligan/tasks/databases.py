@@ -152,7 +152,7 @@ def _duckdb_connection(database: Path, changed: int) -> "duckdb.DuckDBPyConnecti
         import duckdb
     except ImportError as error:
         raise MulliganError(
-            f"{database} is no SQLite database, and for DuckDB's the package duckdb is needed: "
+            f"{database} is not a SQLite database, and DuckDB's need the package duckdb: "
             "pip install 'mulligan[verifiers]'."
         ) from error
     try:

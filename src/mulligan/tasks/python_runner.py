@@ -1,8 +1,8 @@
 """Running code that a model wrote against tests, in a bounded process of its own.
 
 The code is a file of an empty folder; the tests come through standard input, so that the code
-finds them in no file. Whoever reaches the end of the tests writes a word that is drawn anew for
-each run; leaving early, by whatever exit status, is no pass.
+finds them in no file. Only the end of the tests writes a word that is drawn for each run; leaving
+early, with whatever exit status, is not a pass.
 """
 
 import ast

@@ -6,26 +6,26 @@ Python file of the user's own, a JSON-lines file, and ``reasoning_gym:NAME``.
 
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mulligan.errors import MulliganError, nearest
 from mulligan.tasks.base import Task, TaskSource
 from mulligan.tasks.user_file import explain, import_file
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 ENTRY_POINT_GROUP = "mulligan.tasks"
 REASONING_GYM = "reasoning_gym:"
 
 FORMS = (
     ("my_task.py", "a Python file of your own with one Task class (my_task.py:Name if several)"),
-    ("rows.jsonl", "JSON lines with messages and reference; the option verifier says how to judge"),
+    (
+        "rows.jsonl",
+        "JSON lines with messages and reference; the option verifier says how answers are judged",
+    ),
     ("reasoning_gym:NAME[,key=value...]", "a data set of the reasoning-gym package"),
 )
 """What a recipe may write besides the name of an installed task."""
@@ -42,8 +42,6 @@ class TaskEntry:
     """First line of its docstring, or why it cannot be loaded."""
     options: tuple[str, ...]
     """Names of the options it takes."""
-    loads: bool = True
-    """Whether its module could be imported."""
 
 
 def load_task(spec: str, options: Mapping[str, Any] | None = None) -> Task:
@@ -70,23 +68,6 @@ def load_task(spec: str, options: Mapping[str, Any] | None = None) -> Task:
 def list_tasks() -> list[TaskEntry]:
     """Return the installed tasks, by name; one that cannot be imported is listed with its error."""
     return [_entry(point) for _, point in sorted(_installed().items())]
-
-
-def task_table(entries: Iterable[TaskEntry]) -> "Table":
-    """Return installed tasks, and the other forms that a recipe's ``task`` takes, as a table."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    for header in ("task", "what it is", "options", "from"):
-        table.add_column(header)
-    for entry in entries:
-        summary = Text(entry.summary, "" if entry.loads else "red")
-        table.add_row(Text(entry.name), summary, Text(", ".join(entry.options)), entry.package)
-    table.add_section()
-    for form, meaning in FORMS:
-        table.add_row(Text(form), Text(meaning), "", "")
-    return table
 
 
 def find_class(spec: str) -> type[Task]:
@@ -222,7 +203,7 @@ def _entry(point: EntryPoint) -> TaskEntry:
     try:
         cls = _checked_class(_imported(point), f"task {point.name!r}")
     except MulliganError as error:
-        return TaskEntry(point.name, package, str(error), (), loads=False)
+        return TaskEntry(point.name, package, str(error), ())
     summary = (inspect.getdoc(cls) or "").split("\n")[0]
     return TaskEntry(point.name, package, summary, tuple(_option_names(cls)))
 

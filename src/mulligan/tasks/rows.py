@@ -96,7 +96,7 @@ def _parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise MulliganError(f"{where}: not valid JSON ({error}); mend or remove it") from error
+        raise MulliganError(f"{where}: not valid JSON ({error}); fix or remove it") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -119,7 +119,7 @@ def _hub_rows(name: str, split: str) -> Iterator[Row]:
 
     try:
         rows = datasets.load_dataset(name, split=split)
-    except Exception as error:  # the Hub fails in many ways, and all of them are the user's to mend
+    except Exception as error:  # the Hub fails in many ways, and all of them are the user's to fix
         raise MulliganError(
             f"cannot load {name!r} (split {split!r}) from the Hub: {error}; check the name and "
             "the network, or download the data set and give the path of its file"

@@ -25,7 +25,7 @@ class UnitTests(RowTask):
     ``test_*``, or both. A ``reference``, code that passes, may be added. Answer and tests run in a
     process of their own, in an empty folder, with an environment that holds nothing of the
     user's, with bounds on time, memory and files, and without the network where the system allows
-    that. That stops accidents. An answer that sets out to deceive the tests can, for it runs in
+    that. That stops accidents. An answer that sets out to deceive the tests can: it runs in
     the same process as they do.
     """
 

@@ -31,7 +31,7 @@ def import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise MulliganError(
-            f"{path} could not be imported: {explain(error, str(path))}. Mend the file; "
+            f"{path} could not be imported: {explain(error, str(path))}. Fix the file; "
             f"`python {path}` shows the whole traceback."
         ) from error
     return module

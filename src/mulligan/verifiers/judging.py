@@ -73,6 +73,6 @@ class ErrorShare:
             raise MulliganError(
                 f"The verifier broke on {details.total()} of the last {total} answers "
                 f"({details.total() / total:.0%}; at most {self.limit:.0%} may). Most often "
-                f"({count}x): {commonest}. Mend the verifier, and check it with "
+                f"({count}x): {commonest}. Fix the verifier, and check it with "
                 f"`mulligan validate TASK`; the recipe's verify.max_error_share sets the limit."
             )

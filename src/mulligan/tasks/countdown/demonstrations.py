@@ -71,14 +71,14 @@ def think_first(
 ) -> Demonstration:
     """Return a question and an answer that tries equations first, as a search that succeeds does.
 
-    The right equation comes once more, on a line of its own, for that is the answer.
+    The right equation comes once more, on a line of its own, where the answer is read.
     """
     thought, found = _search(puzzle, solution, "searching_right", operators, rng)
     assert found is not None
     return Demonstration(problem, f"{thought}\n{found.equation}", tags=("think_first",))
 
 
-def mended(
+def after_reflection(
     problem: Problem, puzzle: Puzzle, solution: Term, kind: str, operators: str, rng: random.Random
 ) -> Demonstration:
     """Return a wrong attempt, a reflection of the kind asked for, and the retry it leads to.

@@ -46,7 +46,7 @@ class CountdownOptions(BaseModel):
     smallest_target: Bounded = 1
     largest_target: Bounded = 60
     operators: Annotated[str, Field(min_length=1)] = "+-*"
-    """The allowed ones of ``+-*/``; with another one an answer is no equation here."""
+    """The allowed ones of ``+-*/``; an answer with any other is not an equation here."""
     seed: Annotated[int, Field(ge=-(2**63), le=2**63)] = 0
     """Decides the problems, their order and the division into splits; with ``fixed_splits`` the
     training problems and their order only."""
@@ -56,8 +56,8 @@ class CountdownOptions(BaseModel):
     they are, in the exact mix of ``counts``, and shares play no part."""
     pair_operators: dict[str, Weight] | None = None
     """With ``fixed_splits``: how often each operator joins the puzzles of two numbers, as
-    ``{"+": 0.48, "-": 0.4, "*": 0.12}``, the same in every split. Left out: as it comes, which
-    changes along a long training split, for sums are many and products few."""
+    ``{"+": 0.48, "-": 0.4, "*": 0.12}``, the same in every split. Left out: as they come, which
+    drifts along a long training split, since there are many sums and few products."""
     test_share: Share = 0.3
     """The share of all possible problems that belongs to the test split. Problems with the same
     target and the same numbers in any order are always in the same split."""
@@ -66,7 +66,7 @@ class CountdownOptions(BaseModel):
     dev_share: Share = 0.0
     """The share that belongs to the dev split, taken out of training; 0: no dev split."""
     dev_size: Size = 200
-    """How many dev problems there are, likewise."""
+    """How many dev problems there are; counted like test problems."""
     train_size: Size | None = None
     """How many training problems there are; left out: as many as can be had."""
     rows: str | None = None

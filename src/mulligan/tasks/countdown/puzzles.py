@@ -73,7 +73,7 @@ class SeededPuzzles:
         )
 
     def _generated(self, rng: random.Random, is_new: Callable[[Puzzle], bool]) -> Iterator[Puzzle]:
-        """Draw until the puzzles of some count are used up, for then the mix would change."""
+        """Draw until the puzzles of some count are used up: beyond that the mix would change."""
         counts, weights = list(self._options.counts), list(self._options.counts.values())
         while True:
             count = rng.choices(counts, weights)[0]
@@ -213,7 +213,7 @@ def read_puzzles(source: str) -> list[Puzzle]:
     """Read puzzles from rows with ``nums`` and ``target``.
 
     Raises:
-        MulliganError: there are none, or a row is no puzzle; names the row.
+        MulliganError: there are none, or a row is not a puzzle; names the row.
     """
     puzzles = [_of_row(row) for row in read_rows(source)]
     if not puzzles:

@@ -42,7 +42,7 @@ class Countdown(Task):
     Its options are the fields of ``CountdownOptions``.
 
     Raises:
-        MulliganError: for an option with a wrong value, or a row that is no problem.
+        MulliganError: for an option with a wrong value, or a row that is not a problem.
     """
 
     name: ClassVar[str] = "countdown"
@@ -145,7 +145,9 @@ class Countdown(Task):
                     yield warm_up.answer(problem, solution)
             else:
                 kind = rng.choices(kinds, weights)[0]
-                yield warm_up.mended(problem, puzzle, solution, kind, options.operators, rng)
+                yield warm_up.after_reflection(
+                    problem, puzzle, solution, kind, options.operators, rng
+                )
 
     def _judge(self, problem: Problem, answer: Answer) -> Verdict:
         expression = answer.joined

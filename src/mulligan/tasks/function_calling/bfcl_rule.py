@@ -1,7 +1,7 @@
-"""When the Berkeley Function-Calling Leaderboard takes a calls to be right.
+"""When the Berkeley Function-Calling Leaderboard accepts calls as right.
 
 The same verdict as ``ast_checker`` of bfcl-eval 2026.3.23 (language Python, a prompted model),
-written anew from its behaviour and held against it by a slow test. Its rule, oddities included:
+written from its behaviour and checked against it by a slow test. Its rule, oddities included:
 
 - The number of calls is the number expected. Each expected call in turn takes the first
   remaining call that fits it; a cleverer assignment is not sought.

@@ -152,7 +152,7 @@ class CallTask(Task):
         ]
 
     def demonstrations(self, count: int, seed: int) -> Iterator[Demonstration]:
-        """Yield questions with their answers, and failures mended by reflection.
+        """Yield questions with their answers, and failures that a reflection corrects.
 
         The wrong first attempts are the reference with a fault in it, and the verifier has
         refused each of them.
