@@ -346,8 +346,9 @@ class StepMetrics:
     gradient_norm: float | None
     """Before clipping."""
     learning_rate: float
-    logprob_mismatch: float
-    """Mean absolute difference between the engine's and the trainer's log-probs of a token."""
+    logprob_mismatch: float | None
+    """Mean absolute difference between the engine's and the trainer's log-probs of a token; None
+    where the engine gave none to compare with."""
     skipped: bool
     """Whether the update was left out because loss or gradient was not finite."""
     passed: float | None = None

@@ -457,3 +457,16 @@ def test_an_engine_whose_logprobs_differ_gets_importance_weights_and_the_share_t
     assert unweighed["gradient_norm"] == pytest.approx(exact["gradient_norm"], rel=1e-6)
     # Every weight is e, cut to 2.
     assert drifting["gradient_norm"] == pytest.approx(2 * exact["gradient_norm"], rel=1e-5)
+
+
+class Silent(Drifting):
+    """Gives no log-probs at all."""
+
+    def _off(self, completion):
+        return replace(completion, logprobs=None)
+
+
+def test_a_mismatch_with_log_probs_that_an_engine_does_not_give_is_unknown_rather_than_zero(bench):
+    recipe = ["train.steps=1", "train.importance_weights=false"]
+    bench.train("silent", *recipe, engine=Silent)
+    assert bench.metrics("silent")[0]["logprob_mismatch"] is None

@@ -82,13 +82,19 @@ def step_metrics(
         kl=sums.kl / max(sums.tokens, 1),
         gradient_norm=update.gradient_norm if update.applied else None,
         learning_rate=update.learning_rate,
-        logprob_mismatch=sums.mismatch / max(sums.compared, 1),
+        logprob_mismatch=_mismatch(sums),
         skipped=not update.applied,
         passed=_mean([float(passed) for passed in judged]) if judged else None,
         clipped=sums.clipped / max(sums.tokens, 1),
         capped=sums.capped / max(sums.tokens, 1),
         refills=rollout.refills,
     )
+
+
+def _mismatch(sums: TokenSums) -> float | None:
+    if sums.tokens and not sums.compared:
+        return None
+    return sums.mismatch / max(sums.compared, 1)
 
 
 def _mean(values: Sequence[float]) -> float:
