@@ -1,6 +1,7 @@
 from dataclasses import replace
 
-from synthetic_run import make_run, make_trials, write_trials
+import yaml
+from synthetic_run import SETTINGS, make_run, make_trials, write_trials
 
 from mulligan.report.inputs import read_run
 from mulligan.report.sheets import points
@@ -73,3 +74,13 @@ def test_several_samples_a_problem_are_explained(tmp_path):
     run = make_run(tmp_path / "run", problems=50, samples=4)
 
     assert "50 held-out problems, 4 first tries at each" in evaluated(table(run))
+
+
+def test_another_objective_than_the_methods_is_named(tmp_path):
+    run = make_run(tmp_path / "run", problems=20)
+    train = {**SETTINGS["train"], "reward": "shuffled", "learn": "retry"}
+    (run / "config.yaml").write_text(yaml.safe_dump({**SETTINGS, "train": train}))
+    said = summary_of(run)
+
+    assert "(reward: shuffled, learn: retry) on its own failures" in said
+    assert "better reflections" not in said

@@ -41,7 +41,7 @@ _ABOUT_FORMAT = (
 )
 _ABOUT_TRAINED = (
     "A group from the first step, from the middle and from the last: what the model failed, and "
-    "the reflections that were trained on, each with its advantage and the retry that followed. "
+    "what it wrote next, each with its advantage: a reflection and the retry that followed. "
     "Green texts were made likelier and orange ones less likely, the fuller the colour the more; "
     "grey ones were not trained on."
 )

@@ -19,8 +19,9 @@ _STAGES = (
     (
         "train",
         "Train",
-        "For each failure the model reflects several times and retries. A reflection whose retry "
-        "passes is rewarded; the tokens of answers never are.",
+        "For each failure the model reflects several times and retries; `reward` says what is "
+        "rewarded, and `learn` whose tokens learn. The method rewards a reflection whose retry "
+        "passes, and trains on reflections alone.",
     ),
     (
         "evaluate",

@@ -41,7 +41,7 @@ def evaluated(table: Table) -> str:
 def _what_was_done(run: RunContent) -> Iterator[str]:
     model, task = run.settings.get("model", "A model"), run.settings.get("task", "a task")
     if run.metrics:
-        yield f"{model} was trained to write better reflections on its own failures at {task}."
+        yield f"{model} was trained {_on_what(run)} its own failures at {task}."
     else:
         yield f"{model} is to be trained on {task}; no training step is recorded yet."
     if is_warmed_up(run):
@@ -49,6 +49,16 @@ def _what_was_done(run: RunContent) -> Iterator[str]:
             "It was first warmed up by supervised training on generated conversations; that is "
             "no part of the method, and “before training” means after the warm-up."
         )
+
+
+def _on_what(run: RunContent) -> str:
+    """Say what training was for: the method's aim, or the objective that took its place."""
+    train = run.settings.get("train")
+    settings = train if isinstance(train, Mapping) else {}
+    reward, learn = settings.get("reward", "verdict"), settings.get("learn", "reflection")
+    if (reward, learn) == ("verdict", "reflection"):
+        return "to write better reflections on"
+    return f"with another objective than the method’s (reward: {reward}, learn: {learn}) on"
 
 
 def _what_came_out(table: Table) -> Iterator[str]:
