@@ -5,7 +5,7 @@ import pytest
 
 from mulligan.evaluation.forgetting.records import read_forgetting
 from mulligan.storage.run_folder import RunFolder
-from tiny import TASK_FILE, lines, run_cli
+from tiny import TASK_FILE, lines, run_cli, write_recipe
 
 SMALL = ("--items", 6, "--prompts", 2, "--tokens", 64)
 
@@ -36,6 +36,20 @@ def test_three_checkpoints_are_compared_and_the_report_and_json_say_so(run):
 def test_the_same_run_is_measured_the_same_twice(run):
     first = run_cli("forget", run.path, *SMALL, "--json").out
     assert run_cli("forget", run.path, *SMALL, "--json").out == first
+
+
+def test_an_adapter_is_compared_on_its_base(tmp_path, tiny_llama):
+    pytest.importorskip("peft")
+    recipe = write_recipe(tmp_path, tiny_llama, lora={"rank": 4}, train__steps=1, sft=None)
+    trained = run_cli("run", recipe, "--runs", tmp_path)
+    assert trained.code == 0, trained.err
+
+    outcome = run_cli("forget", tmp_path / "tiny", *SMALL)
+
+    assert outcome.code == 0, outcome.err
+    made = read_forgetting(RunFolder(tmp_path / "tiny").forgetting)
+    assert made.checkpoints == ("original", "trained")
+    assert all(row.forward.value >= 0 for row in made.drifts)
 
 
 def test_a_run_still_in_training_is_refused(run):

@@ -33,6 +33,9 @@ OPTIONAL = {
 }
 """Distributions that only some commands need, and what they are for."""
 
+_INSTALLED_BY = {"fastapi": "fastapi uvicorn", "lm-eval": "'lm-eval[hf]'"}
+"""Where more, or something else, is to be installed than the distribution itself."""
+
 _GIB = 2**30
 _LEAST_MEMORY_GIB = 6.0
 """What a run of the default model takes at most, with room for the system."""
@@ -156,6 +159,7 @@ def _optional() -> Iterator[Check]:
     for name, purpose in OPTIONAL.items():
         found = _version(name)
         if found is None:
-            yield Check("note", name, f"not installed; {purpose} needs it", f"pip install {name}")
+            command = f"pip install {_INSTALLED_BY.get(name, name)}"
+            yield Check("note", name, f"not installed; needed for: {purpose}", command)
         else:
             yield Check("ok", name, found)

@@ -20,6 +20,7 @@ from mulligan.errors import MulliganError
 from mulligan.evaluation.forgetting import drift, harness, outcomes
 from mulligan.evaluation.forgetting.choices import choose, elsewhere, items_of
 from mulligan.evaluation.forgetting.records import TITLES, Checkpoint, Forgetting, Outcome
+from mulligan.models.load import load_model
 from mulligan.randomness import derive_seed
 from mulligan.run.session import Session
 from mulligan.run.trained import trained_model
@@ -133,7 +134,11 @@ def _load(
     if recipe.sft is not None:
         places["warmed_up"] = run.warmed_up
     places["trained"] = trained
-    loaded = {checkpoint: session.load(place) for checkpoint, place in places.items()}
+    # In float32 whatever the recipe says: the differences are small beside bfloat16's rounding.
+    loaded = {
+        checkpoint: load_model(str(place), "float32", recipe.device, base=session.start_model)
+        for checkpoint, place in places.items()
+    }
     models = {checkpoint: model for checkpoint, (model, _) in loaded.items()}
     return models, loaded["trained"][1]
 
