@@ -52,9 +52,9 @@ class Curve:
 
 
 TRAINING_CURVES = (
-    Curve("reward", "Reward: share of retries that pass", is_share=True),
+    Curve("reward", "Mean reward (with the verdict: share of retries that pass)", is_share=True),
     Curve("reflection_tokens", "Length of a reflection, in tokens"),
-    Curve("live_groups", "Groups with both passing and failing retries"),
+    Curve("live_groups", "Groups that teach, because their rewards differ"),
     Curve("kl", "Divergence from the model before training (KL)", may_be_off=True),
     Curve("gradient_norm", "Norm of the gradient, before clipping"),
     Curve("logprob_mismatch", "Log-probability mismatch, engine against trainer"),
