@@ -33,6 +33,12 @@ TORCH_LATE = {"run", "models", "storage", "objectives"}
 """These import torch within functions only, so that the command line starts at once."""
 
 LONGEST_FUNCTION = 60
+LONGEST_CLASS = 150
+"""Lines, docstrings apart."""
+LARGEST_FOLDER = 3500
+"""Lines of the files directly in it."""
+MOST_ENTRIES = 20
+"""At the package's top, besides what every package has."""
 
 
 def modules() -> dict[str, ast.Module]:
@@ -144,6 +150,45 @@ def long_functions(tree: ast.AST) -> dict[str, int]:
 @pytest.mark.parametrize("name", CHECKED)
 def test_functions_are_short(name):
     assert long_functions(MODULES[name]) == {}
+
+
+def docstring_lines(node: ast.AST) -> int:
+    """How many lines the docstrings of a class, of its methods and of its fields take."""
+    texts = [
+        each
+        for each in ast.walk(node)
+        if isinstance(each, ast.Expr)
+        and isinstance(each.value, ast.Constant)
+        and isinstance(each.value.value, str)
+    ]
+    return sum(text.end_lineno - text.lineno + 1 for text in texts)
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_classes_are_short(name):
+    lengths = {
+        node.name: node.end_lineno - node.lineno + 1 - docstring_lines(node)
+        for node in ast.walk(MODULES[name])
+        if isinstance(node, ast.ClassDef)
+    }
+    assert {found: lines for found, lines in lengths.items() if lines > LONGEST_CLASS} == {}
+
+
+def test_no_folder_holds_more_than_a_reader_takes_in():
+    folders = {path.parent for path in SOURCE.rglob("*.py")}
+    lines = {
+        str(folder.relative_to(SOURCE)): sum(
+            len(path.read_text(encoding="utf-8").splitlines()) for path in folder.glob("*.py")
+        )
+        for folder in folders
+    }
+    assert {folder: count for folder, count in lines.items() if count > LARGEST_FOLDER} == {}
+
+
+def test_the_top_of_the_package_fits_one_look():
+    every_package_has = {"__init__.py", "__pycache__", "py.typed", "recipes"}
+    entries = {path.name for path in SOURCE.iterdir()} - every_package_has
+    assert len(entries) <= MOST_ENTRIES, sorted(entries)
 
 
 @pytest.mark.parametrize("name", CHECKED)

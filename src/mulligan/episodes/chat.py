@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mulligan.episodes.conversation import Conversations, Turn
+from mulligan.episodes.conversation import Conversations
+from mulligan.episodes.rendering import Turn
 from mulligan.models.thoughts import KNOWN_MARKS, Marks, split_thoughts
 from mulligan.types import ChatPrompt, Completion, Message, Problem, TokenIds
 

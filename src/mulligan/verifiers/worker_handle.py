@@ -93,7 +93,7 @@ class WorkerHandle:
         if self._ready:
             limit_s = self.limits.deadline_s if deadline_s is None else deadline_s
         if ended:
-            self._trouble = self._trouble or self._how_it_ended()
+            self._trouble = self._trouble or _how_it_ended(self.process)
         elif self.closed and self._busy_s > CLOSED_S:
             self._trouble = self._trouble or "closed the pipe to its parent and was killed"
         elif self._busy_s > limit_s:
@@ -178,7 +178,7 @@ class WorkerHandle:
 
     def _read(self) -> dict[int, dict[str, Any]]:
         """Return the new replies."""
-        data, closed = self._available()
+        data, closed = _available(self.replies)
         if closed and not self.closed:
             self.closed = True
             self._clock = time.monotonic()
@@ -208,21 +208,24 @@ class WorkerHandle:
             return False
         return "leaving" in reply or reply.get("n") == self.in_flight[0]
 
-    def _available(self) -> tuple[bytes, bool]:
-        data = bytearray()
-        try:
-            while chunk := os.read(self.replies, _CHUNK):
-                data += chunk
-        except BlockingIOError:
-            return bytes(data), False
-        return bytes(data), True
 
-    def _how_it_ended(self) -> str:
-        """Describe how the process ended, as the end of a sentence."""
-        code = self.process.wait()
-        if code < 0:
-            return f"crashed: killed by {signal.Signals(-code).name}"
-        return f"ended its process with exit code {code}"
+def _available(pipe: int) -> tuple[bytes, bool]:
+    """Return the bytes that have come through a pipe, and whether its other end was closed."""
+    data = bytearray()
+    try:
+        while chunk := os.read(pipe, _CHUNK):
+            data += chunk
+    except BlockingIOError:
+        return bytes(data), False
+    return bytes(data), True
+
+
+def _how_it_ended(process: "subprocess.Popen[bytes]") -> str:
+    """Describe how a process ended, as the end of a sentence."""
+    code = process.wait()
+    if code < 0:
+        return f"crashed: killed by {signal.Signals(-code).name}"
+    return f"ended its process with exit code {code}"
 
 
 @cache

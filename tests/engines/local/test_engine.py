@@ -15,7 +15,7 @@ from engine_models import (
     random_prompts,
     tiny_model,
 )
-from mulligan.engines.local import decoding
+from mulligan.engines.local import stream
 from mulligan.engines.local.engine import LocalEngine
 from mulligan.errors import MulliganError
 from mulligan.types import Sampling
@@ -51,13 +51,13 @@ def prompts_with_one_beginning(count):
 def computed_tokens(monkeypatch):
     """Counts the tokens that pass through the model."""
     counted = []
-    forward = decoding.Wave._forward
+    forward = stream.Stream._forward
 
     def counting(self, tokens, layout, head):
         counted.append(len(tokens))
         return forward(self, tokens, layout, head)
 
-    monkeypatch.setattr(decoding.Wave, "_forward", counting)
+    monkeypatch.setattr(stream.Stream, "_forward", counting)
     return counted
 
 

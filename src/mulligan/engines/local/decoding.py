@@ -1,27 +1,19 @@
 """One wave of generation: what is missing of the prompts, then a token at a time for every row.
 
-Saves: prompts of different lengths are computed as one flat stream, without padding and without
-the vocabulary head; rows that have ended leave the batch, so it costs what its living rows cost.
+Rows that have ended leave the batch, so it costs what its living rows cost.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from mulligan.engines.local.attention import StreamCache
-from mulligan.engines.local.layout import Layout, NewTokens, SharedTrunks
 from mulligan.engines.local.prefix_cache import Block, KnownSequence, Trunk
 from mulligan.engines.local.sampling import draw, uniforms
+from mulligan.engines.local.stream import Stream
 from mulligan.types import Sampling, TokenIds
 
-_STREAM_TOKENS = 1024
-"""Tokens of one prefill pass: enough for full speed, few enough that the
-scores of their attention take little memory."""
-_PADDED_TOKENS = 2 * _STREAM_TOKENS
-"""Bound for the tokens of a pass were all its rows as long as the longest: attention pads them."""
 _RETIRE = 16
 """Ended rows leave the batch when they are one in so many: moving them costs about as much as
 computing a few of them once more."""
@@ -82,7 +74,7 @@ class Wave:
         sampling: Sampling,
         eos_ids: frozenset[int],
     ) -> None:
-        self._model = model
+        self._stream = Stream(model)
         self._sampling = sampling
         self._eos_ids = eos_ids
         rows = sum(len(prompt.rows) for prompt in prompts)
@@ -105,7 +97,8 @@ class Wave:
         living = list(self._rows)
         last = [row.prompt.ids[-1] for row in living]
         for step in range(self._sampling.max_tokens):
-            logits = self._decode(living, last)
+            lengths, trunks = [row.length for row in living], [row.trunk for row in living]
+            logits = self._stream.decode(self._own, lengths, last, trunks)
             slots = self._own.row_in_slot[: len(living)]
             drawn = torch.as_tensor(numbers[slots, step], device=logits.device)
             tokens, logprobs = draw(logits, self._sampling.temperature, drawn)
@@ -155,7 +148,7 @@ class Wave:
             prompt.ids[start : prompt.trunk_length]
             for start, prompt in zip(starts, distinct, strict=True)
         ]
-        self._prefill(block, starts, missing, None)
+        self._stream.prefill(block, starts, missing, None)
         return [gathered[trunk_key(prompt)] for prompt in prompts]
 
     def _begin_branches(self) -> None:
@@ -172,72 +165,10 @@ class Wave:
             width = max(self._rows[slot].length for slot in slots)
             self._own.copy_rows(slots, source, origins, width)
         missing = [r.prompt.ids[r.trunk.length + r.length : -1] for r in self._rows]
-        self._prefill(self._own, [row.length for row in self._rows], missing, self._rows)
+        lengths, trunks = [row.length for row in self._rows], [row.trunk for row in self._rows]
+        self._stream.prefill(self._own, lengths, missing, trunks)
         for row, tokens in zip(self._rows, missing, strict=True):
             row.length += len(tokens)
-
-    def _prefill(
-        self,
-        block: Block,
-        starts: Sequence[int],
-        tokens: Sequence[TokenIds],
-        rows: Sequence[Row] | None,
-    ) -> None:
-        """Compute keys and values of ``tokens[b]`` for slot b of the block, from ``starts[b]`` on.
-
-        Args:
-            block: where they go.
-            starts: columns that are filled already.
-            tokens: what to compute.
-            rows: the rows they belong to, with trunks; ``None`` where the block is the trunks.
-        """
-        done = [0] * len(tokens)
-        for first, counts in _passes([len(t) for t in tokens]):
-            part = range(first, first + len(counts))
-            at = [starts[b] + done[b] for b in part]
-            stream = [
-                t
-                for b, count in zip(part, counts, strict=True)
-                for t in tokens[b][done[b] : done[b] + count]
-            ]
-            layout = self._layout(block, first, at, counts, rows and [rows[b] for b in part])
-            self._forward(stream, layout, head=False)
-            for b, count in zip(part, counts, strict=True):
-                done[b] += count
-
-    def _decode(self, living: Sequence[Row], tokens: Sequence[int]) -> Tensor:
-        """Return logits after one more token of each living row, shape [B, V]."""
-        starts, counts = [row.length for row in living], [1] * len(living)
-        layout = self._layout(self._own, 0, starts, counts, living)
-        return self._forward(tokens, layout, head=True)
-
-    def _layout(
-        self,
-        block: Block,
-        first: int,
-        starts: Sequence[int],
-        counts: Sequence[int],
-        rows: Sequence[Row] | None,
-    ) -> Layout:
-        trunks = None
-        if rows is not None:
-            slots, lengths = [r.trunk.slot for r in rows], [r.trunk.length for r in rows]
-            trunks = SharedTrunks(self._trunk_block, slots, lengths)
-        return Layout.build(block, NewTokens(first, starts, counts), self._model, trunks)
-
-    def _forward(self, tokens: Sequence[int], layout: Layout, head: bool) -> Tensor:
-        """Run the model over a stream; the head scores every token, or as good as none."""
-        device = self._model.device
-        out = self._model(
-            input_ids=torch.tensor([tokens], device=device),
-            position_ids=layout.positions_N[None],
-            past_key_values=StreamCache(layout),
-            use_cache=True,
-            logits_to_keep=0 if head else 1,
-            layout=layout,
-        )
-        logits: Tensor = out.logits[0]
-        return logits
 
     def _retire(
         self, living: list[Row], last: list[int], ended: Sequence[int]
@@ -283,23 +214,3 @@ def trunk_key(prompt: PlannedPrompt) -> object:
     """Prompts with equal keys stand on the same trunk."""
     trunk = prompt.trunk
     return prompt.ids if trunk is None else (trunk.block, trunk.row)
-
-
-def _passes(lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-    """Split rows of tokens into passes: the first row, and how many tokens of it and the next.
-
-    Neighbouring rows go together while their tokens fit; a longer row goes alone, in pieces.
-    """
-    first, counts = 0, list[int]()
-    for row, length in enumerate(lengths):
-        padded = (len(counts) + 1) * max([length, *counts])
-        if counts and (sum(counts) + length > _STREAM_TOKENS or padded > _PADDED_TOKENS):
-            if any(counts):
-                yield first, counts
-            first, counts = row, []
-        pieces, rest = divmod(length, _STREAM_TOKENS)
-        for _ in range(pieces):
-            yield row, [_STREAM_TOKENS]
-        counts.append(rest)
-    if any(counts):
-        yield first, counts

@@ -104,7 +104,7 @@ class LocalEngine:
         Raises:
             MulliganError: a prompt is empty or does not fit the context with ``max_tokens``.
         """
-        self._check(prompts, n, sampling)
+        _check(self.model, prompts, n, sampling)
         if not prompts or n == 0:
             return [[] for _ in prompts]
         was_training = self.model.training
@@ -114,27 +114,6 @@ class LocalEngine:
         finally:
             self.model.train(was_training)
         return [[found[i, j] for j in range(n)] for i in range(len(prompts))]
-
-    def _check(self, prompts: Sequence[TokenIds], n: int, sampling: Sampling) -> None:
-        if n < 0 or sampling.max_tokens < 1 or sampling.temperature < 0:
-            raise MulliganError(
-                f"Cannot draw n={n} samples of max_tokens={sampling.max_tokens} at temperature "
-                f"{sampling.temperature}: n and the temperature must not be negative, and "
-                "max_tokens must be at least 1."
-            )
-        context = getattr(self.model.config, "max_position_embeddings", None)
-        for i, prompt in enumerate(prompts):
-            if not prompt:
-                raise MulliganError(
-                    f"Prompt {i} is empty: a model needs at least one token to continue. "
-                    "Check the chat template, or begin with the tokenizer's start token."
-                )
-            if context is not None and len(prompt) + sampling.max_tokens > context:
-                raise MulliganError(
-                    f"Prompt {i} has {len(prompt)} tokens, which with max_tokens="
-                    f"{sampling.max_tokens} is more than the model's context of {context}. "
-                    "Shorten the prompt, lower max_tokens, or use a model with a longer context."
-                )
 
     def _generate(
         self, prompts: Sequence[TokenIds], n: int, sampling: Sampling
@@ -222,3 +201,26 @@ class LocalEngine:
         if what not in self._said:
             self._said.add(what)
             logger.log(level, message)
+
+
+def _check(model: PreTrainedModel, prompts: Sequence[TokenIds], n: int, sampling: Sampling) -> None:
+    """Refuse what cannot be generated."""
+    if n < 0 or sampling.max_tokens < 1 or sampling.temperature < 0:
+        raise MulliganError(
+            f"Cannot draw n={n} samples of max_tokens={sampling.max_tokens} at temperature "
+            f"{sampling.temperature}: n and the temperature must not be negative, and "
+            "max_tokens must be at least 1."
+        )
+    context = getattr(model.config, "max_position_embeddings", None)
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise MulliganError(
+                f"Prompt {i} is empty: a model needs at least one token to continue. "
+                "Check the chat template, or begin with the tokenizer's start token."
+            )
+        if context is not None and len(prompt) + sampling.max_tokens > context:
+            raise MulliganError(
+                f"Prompt {i} has {len(prompt)} tokens, which with max_tokens="
+                f"{sampling.max_tokens} is more than the model's context of {context}. "
+                "Shorten the prompt, lower max_tokens, or use a model with a longer context."
+            )

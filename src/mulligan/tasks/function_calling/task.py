@@ -1,6 +1,7 @@
 """What the function-calling tasks share: prompts, splits, reading an answer, leaks, warm-up."""
 
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -184,9 +185,11 @@ class CallTask(Task):
             zip(unique, names, strict=True),
             key=lambda item: derive_seed(self.seed, "order", item[0].id),
         )
+        longest = math.inf if self.max_prompt_chars is None else self.max_prompt_chars
         problems: dict[Split, list[Problem]] = {"train": [], "dev": [], "test": []}
         for problem, cluster in order:
-            if self.chosen(problem) and self._has_wanted_length(problem):
+            length = len(compact([*problem.messages, *problem.tools]))
+            if self.chosen(problem) and self.min_prompt_chars <= length <= longest:
                 problems[self._split(cluster)].append(problem)
         return problems
 
@@ -201,12 +204,6 @@ class CallTask(Task):
             "\x1f".join(["tools", *sorted(set(self.tool_names(problem)))]),
             " ".join(["question", *" ".join(asked).lower().split()]),
         ]
-
-    def _has_wanted_length(self, problem: Problem) -> bool:
-        length = len(compact([*problem.messages, *problem.tools]))
-        return self.min_prompt_chars <= length and (
-            self.max_prompt_chars is None or length <= self.max_prompt_chars
-        )
 
 
 def describe(name: str, description: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
