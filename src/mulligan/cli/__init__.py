@@ -20,6 +20,7 @@ COMMANDS = (
     results.export,
     study.study,
     study.seeds,
+    overview.plan,
     overview.runs,
     overview.compare,
     overview.watch,

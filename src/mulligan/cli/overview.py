@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mulligan.cli.console import console, print_json
-from mulligan.cli.options import Json, find_run
+from mulligan.cli.options import Json, Settings, find_run
+from mulligan.config import load_recipe
 
 Folder = Annotated[Path, typer.Argument(help="The folder that holds the runs.")]
 
@@ -40,6 +41,38 @@ def doctor(
             shown.add_row(_SIGNS[check.level], check.name, Text(visible(says)))
         console.print(shown)
     if any(check.level == "missing" for check in checks):
+        raise typer.Exit(1)
+
+
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/lora_24gb.yaml.")],
+    settings: Settings = None,
+    gib: Annotated[
+        float | None, typer.Option("--gib", help="Memory of a GPU that is not here, in GiB.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what memory each stage needs, and what to change where it does not fit."""
+    from mulligan.run.plan import make_plan
+
+    made = make_plan(load_recipe(recipe, settings or ()), gib)
+    if as_json:
+        print_json(asdict(made))
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("stage", "what", "GiB"):
+        table.add_column(title, justify="right" if title == "GiB" else "left")
+    for stage in made.stages:
+        for number, (what, size) in enumerate((*stage.parts, ("together", stage.total))):
+            table.add_row("" if number else stage.stage, what, f"{size / 2**30:.1f}")
+    console.print(f"{made.parameters / 1e9:.2f}B weights, {made.trained / 1e9:.2f}B trained")
+    console.print(table)
+    if made.available is not None:
+        verdict = "fits" if made.fits else "does not fit"
+        console.print(f"{verdict}: {made.peak / 2**30:.1f} of {made.available / 2**30:.1f} GiB")
+    for setting in made.advice:
+        console.print(f"  try {setting}", markup=False, highlight=False)
+    if not made.fits:
         raise typer.Exit(1)
 
 

@@ -110,9 +110,9 @@ def load_model(
 
 
 def _load_whole(name: str, dtype: "torch.dtype") -> "PreTrainedModel":
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = _load(AutoConfig.from_pretrained, name)
+    config = load_config(name)
     if (quantised := getattr(config, "quantization_config", None)) is not None:
         method = dict(quantised).get("quant_method", "an unknown method")
         raise MulliganError(
@@ -123,6 +123,17 @@ def _load_whole(name: str, dtype: "torch.dtype") -> "PreTrainedModel":
         AutoModelForCausalLM.from_pretrained, name, dtype=dtype, use_safetensors=True
     )
     return model
+
+
+def load_config(name: str) -> Any:
+    """Load a model's configuration alone.
+
+    Raises:
+        MulliganError: there is no such model.
+    """
+    from transformers import AutoConfig
+
+    return _load(AutoConfig.from_pretrained, name)
 
 
 def _refuse_broken(model: "PreTrainedModel", name: str) -> None:

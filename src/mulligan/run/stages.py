@@ -4,8 +4,10 @@ Each stage takes what the ones before it left in the folder, and is done once; a
 off goes on where it was.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 from mulligan.engines.base import require_token_ids, require_trainable
@@ -21,6 +23,7 @@ from mulligan.evaluation.scores import check_endpoints
 from mulligan.evaluation.trials import open_trials
 from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
+from mulligan.run import advice
 from mulligan.run.dev import dev_looks
 from mulligan.run.out_of_memory import memory_errors
 from mulligan.run.session import Session
@@ -28,6 +31,11 @@ from mulligan.storage.atomic import remove_folder, whole_folder
 from mulligan.storage.records import RecordLog
 from mulligan.trainer.trackers import open_trackers, require_trackers
 from mulligan.types import SftStep, StepMetrics
+
+ENOUGH_TO_JUDGE = 200
+"""Failures that are looked at for what speaks against the recipe's settings."""
+
+logger = logging.getLogger("mulligan")
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,8 @@ def collect_stage(session: Session) -> None:
             log=log,
             progress=progress,
         )
+        for warning in advice.on_collected(log, list(islice(store, ENOUGH_TO_JUDGE))):
+            logger.warning("%s", warning)
         store.require(recipe.train.failures_per_step)
 
 
@@ -143,6 +153,8 @@ def train_stage(session: Session) -> None:
 
     recipe, run = session.recipe, session.run
     model, tokenizer = session.load(session.start_model, to_train=True)
+    if warning := advice.on_learning_rate(recipe, model.num_parameters()):
+        logger.warning("%s", warning)
     engine = session.engine(model, tokenizer)  # copies the model before adapters are put into it
     steps = recipe.train.steps
     done = session.checkpoints.newest()
@@ -160,6 +172,8 @@ def train_stage(session: Session) -> None:
             )
 
         def progress(line: StepMetrics) -> None:
+            if line.step == (done or 0) + 1 and (warning := advice.on_reflections(line)):
+                logger.warning("%s", warning)
             advance(1, _in_brief(line))
             trackers.append(asdict(line))
 

@@ -1,0 +1,194 @@
+"""What a run needs of its device's memory, reckoned from a model's configuration alone.
+
+Weights, gradients and optimiser are counted exactly. Activations and caches are counted by what the
+layers of a transformer with gated MLPs keep for the backward pass, in bytes per token; the rest of
+the arithmetic (one layer's scores, buffers of the allocator) is small beside it. Checked against
+the measured peak of the 135M model (``tests/models/test_memory.py``).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mulligan.config import LocalEngine, Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+GIB = 2**30
+_LOGITS = 3 * 4 * (1 << 22)
+"""The head's slices: logits, their softmax and its gradient, in fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a model that its memory follows from."""
+
+    parameters: int
+    """Weights, tied ones once."""
+    head: int
+    """Weights of the vocabulary head."""
+    tied: bool
+    """Whether the head is the input embedding."""
+    layers: int
+    hidden: int
+    intermediate: int
+    queries: int
+    """Query heads times head size."""
+    keys: int
+    """Key heads times head size."""
+    context: int | None
+
+    @classmethod
+    def of(cls, model: "PreTrainedModel") -> "Shape":
+        """Read the sizes of a model, whose weights need not exist."""
+        config: Any = model.config.get_text_config()
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        key_heads = getattr(config, "num_key_value_heads", None) or heads
+        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        return cls(
+            parameters=sum(each.numel() for each in model.parameters()),
+            head=head.weight.numel(),
+            tied=head.weight is model.get_input_embeddings().weight,
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            queries=heads * size,
+            keys=key_heads * size,
+            context=getattr(config, "max_position_embeddings", None),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StageMemory:
+    """What a stage needs at its peak, in bytes, by what for."""
+
+    stage: str
+    parts: tuple[tuple[str, int], ...]
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return sum(size for _, size in self.parts)
+
+
+def plan_stages(
+    shape: Shape, recipe: Recipe, *, adapter: int, on_cpu: bool, prompt_tokens: int
+) -> list[StageMemory]:
+    """Return what each stage that needs the device takes at its peak.
+
+    Args:
+        shape: of the model.
+        recipe: of the run.
+        adapter: weights of the LoRA adapter; 0 where all weights are trained.
+        on_cpu: whether the device is a CPU, whose engine lays bf16 weights out anew.
+        prompt_tokens: of a problem, as the model reads it.
+    """
+    width = 2 if recipe.dtype == "bfloat16" else 4
+    generating = _generating(shape, recipe, width, on_cpu, loaded=width)
+    caches = _caches(shape, recipe, width, prompt_tokens)
+    idle = [("model", width * shape.parameters), *generating, ("caches", caches)]
+    return [
+        StageMemory("collect", tuple(idle)),
+        _train_memory(shape, recipe, adapter, width, on_cpu, caches, prompt_tokens),
+        StageMemory("evaluate", tuple(idle)),
+    ]
+
+
+def _generating(
+    shape: Shape, recipe: Recipe, width: int, on_cpu: bool, loaded: int
+) -> list[tuple[str, int]]:
+    """Return the engine's own weights, where it does not share the model's."""
+    if recipe.engine.kind != "local" or (loaded == width and not (on_cpu and width == 2)):
+        return []
+    untied = shape.head if on_cpu and width == 2 and shape.tied else 0
+    return [("engine's weights", width * (shape.parameters + untied))]
+
+
+def _caches(shape: Shape, recipe: Recipe, width: int, prompt_tokens: int) -> int:
+    """Return keys and values of the rows that generate together, within the engine's bound."""
+    generate = recipe.generate
+    longest = prompt_tokens + 2 * generate.answer_tokens + generate.reflection_tokens
+    rows = max(generate.problems_at_once, recipe.train.failures_per_step * recipe.train.group_size)
+    wanted = rows * longest * 2 * shape.layers * shape.keys * width
+    if not isinstance(recipe.engine, LocalEngine):
+        return 0
+    return min(wanted, int(recipe.engine.memory_gib * GIB))
+
+
+def _train_memory(
+    shape: Shape,
+    recipe: Recipe,
+    adapter: int,
+    width: int,
+    on_cpu: bool,
+    caches: int,
+    prompt_tokens: int,
+) -> StageMemory:
+    train = recipe.train
+    trained = adapter or shape.parameters
+    loaded = width if adapter else 4
+    parts = [("weights", loaded * shape.parameters + 4 * adapter)]
+    parts += [("optimiser", (2 if train.optimizer == "adamw_8bit" else 8) * trained)]
+    if train.kl_beta > 0 and not adapter:
+        each = 2 if train.reference_dtype == "bfloat16" else 4
+        parts.append(("reference", each * shape.parameters))
+    parts += _generating(shape, recipe, width, on_cpu, loaded)
+    group = prompt_tokens + train.group_size * recipe.generate.reflection_tokens
+    tokens = min(max(group, 1), max(train.tokens_at_once, prompt_tokens))
+    update = [("gradients", 4 * trained)]
+    if width == 2:
+        cast = adapter if adapter else shape.parameters
+        update.append(("weights cast for the arithmetic", 2 * cast))
+    update += [
+        (
+            "activations",
+            tokens
+            * activation_bytes(shape, width, train.gradient_checkpointing, adapted=adapter > 0),
+        ),
+        ("logits", _LOGITS),
+    ]
+    # The engine's caches are dropped before the update, so the larger of the two counts.
+    if caches > sum(size for _, size in update):
+        update = [("caches", caches)]
+    return StageMemory("train", (*parts, *update))
+
+
+def activation_bytes(shape: Shape, width: int, twice: bool, *, adapted: bool) -> int:
+    """Return what the layers keep of one token for the backward pass.
+
+    Per layer: two norms, each with its input and its output in fp32; the inputs of five products
+    cast to the arithmetic's type; queries and keys before, during and after their rotation, values
+    and attention's output; and four tensors of the gated MLP. An adapter keeps its input besides,
+    and all linear layers are taken to be ``adapted``, where any is. ``twice`` (gradient
+    checkpointing) keeps the input of each layer and the insides of one.
+    """
+    cast = 5 * width * shape.hidden if width < 4 else 0
+    inside = (
+        4 * 4 * shape.hidden
+        + cast
+        + width * (5 * shape.queries + 4 * shape.keys)
+        + width * 4 * shape.intermediate
+    )
+    if adapted:
+        inside += width * (5 * shape.hidden + shape.queries + shape.intermediate)
+    if twice:
+        return shape.layers * 4 * shape.hidden + inside
+    return shape.layers * inside
+
+
+def advice(shape: Shape, recipe: Recipe, too_much: int) -> list[str]:
+    """Return settings that would save memory, the most first, for a plan over by so many bytes."""
+    train, saves = recipe.train, list[tuple[int, str]]()
+    if recipe.lora is None:
+        saves.append((13 * shape.parameters, "lora={rank: 32, alpha: 64}"))
+        if train.optimizer == "adamw":
+            saves.append((6 * shape.parameters, "train.optimizer=adamw_8bit"))
+        if train.kl_beta > 0 and train.reference_dtype == "float32":
+            saves.append((2 * shape.parameters, "train.reference_dtype=bfloat16"))
+    if not train.gradient_checkpointing:
+        saves.append((too_much, "train.gradient_checkpointing=true"))
+    saves.append((0, f"train.tokens_at_once={max(train.tokens_at_once // 2, 1)}"))
+    if isinstance(recipe.engine, LocalEngine):
+        saves.append((0, f"engine.memory_gib={recipe.engine.memory_gib / 2:g}"))
+    return [setting for _, setting in sorted(saves, key=lambda each: -each[0])]

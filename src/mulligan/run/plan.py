@@ -1,0 +1,92 @@
+"""What a recipe needs of its device, told before anything is loaded."""
+
+from dataclasses import dataclass
+
+from mulligan.config import Recipe
+from mulligan.errors import MulliganError
+from mulligan.models.load import load_config, pick_device
+from mulligan.models.memory import GIB, Shape, StageMemory, advice, plan_stages
+
+PROMPT_TOKENS = 400
+"""Of a problem, where the task has not been asked: a question with its tools."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A recipe's stages against the memory of a device."""
+
+    device: str
+    available: int | None
+    """Bytes; ``None`` where the device is not known."""
+    parameters: int
+    trained: int
+    stages: tuple[StageMemory, ...]
+    advice: tuple[str, ...]
+    """Settings to change, the most saving first; none where everything fits."""
+
+    @property
+    def peak(self) -> int:
+        """The largest of the stages."""
+        return max(stage.total for stage in self.stages)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage fits; so where the device is not known."""
+        return self.available is None or self.peak <= self.available
+
+
+def make_plan(recipe: Recipe, gib: float | None = None) -> Plan:
+    """Reckon a recipe's memory from its model's configuration.
+
+    Args:
+        recipe: what is to run.
+        gib: memory of the device, in GiB; that of the recipe's device by default.
+
+    Raises:
+        MulliganError: there is no such model or device.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    place = "cuda" if gib is not None else pick_device(recipe.device)
+    available = int(gib * GIB) if gib is not None else _memory_of(place)
+    config = load_config(recipe.model)
+    with torch.device("meta"):  # shapes without weights
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    shape = Shape.of(model)
+    adapter = _adapter_weights(model, recipe)
+    stages = plan_stages(
+        shape, recipe, adapter=adapter, on_cpu=place == "cpu", prompt_tokens=PROMPT_TOKENS
+    )
+    over = max(stage.total for stage in stages) - (available or 0)
+    return Plan(
+        place,
+        available,
+        shape.parameters,
+        adapter or shape.parameters,
+        tuple(stages),
+        tuple(advice(shape, recipe, over)) if available is not None and over > 0 else (),
+    )
+
+
+def _adapter_weights(model: object, recipe: Recipe) -> int:
+    """Return how many weights a LoRA adapter of the recipe has."""
+    if recipe.lora is None:
+        return 0
+    from mulligan.models.policies import LoraPolicy
+
+    policy = LoraPolicy(model, **recipe.lora.model_dump(), base=recipe.model, seed=0)  # type: ignore[arg-type]
+    return sum(each.numel() for each in policy.model.parameters() if each.requires_grad)
+
+
+def _memory_of(device: str) -> int:
+    """Return the memory of this machine, or of one of its devices, in bytes."""
+    import os
+
+    import torch
+
+    if device == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device.startswith("cuda"):
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    raise MulliganError(f"The memory of device {device!r} is not known: give --gib.")

@@ -1,0 +1,83 @@
+"""Measure two training updates of the 135M model on the CPU, in a process of its own.
+
+Prints the peak above the loaded process, and what was planned for it, in bytes, as JSON.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import torch
+import transformers.models.llama.modeling_llama  # noqa: F401  # loaded before the count begins
+
+from mulligan.config import check_recipe
+from mulligan.engines.local.engine import LocalEngine
+from mulligan.models.load import load_model
+from mulligan.models.memory import Shape, plan_stages
+from mulligan.models.policies import FullPolicy, LoraPolicy
+from mulligan.objectives.objective import make_objective
+from mulligan.trainer.update import make_updater
+
+
+def memory(name):
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{name}:\s+(\d+)", status)[1]) * 1024
+
+
+def main():
+    setting = json.loads(sys.argv[1])
+    recipe = check_recipe(
+        {
+            "name": "measured",
+            "task": "countdown",
+            "dtype": "bfloat16",
+            "lora": setting.get("lora"),
+            "generate": {"answer_tokens": 20, "reflection_tokens": setting["reflection"]},
+            "engine": {"kind": "local", "memory_gib": 0.001},
+            "collect": {"problems": 8},
+            "evaluate": {"problems": 8},
+            "train": {"steps": 2, "failures_per_step": 1, "group_size": setting["group"]}
+            | setting["train"],
+        },
+        "measured",
+    )
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    model, tokenizer = load_model("smollm2-135m", "bfloat16" if recipe.lora else "float32", "cpu")
+    shape = Shape.of(model)
+    engine = LocalEngine(model, tokenizer, dtype=torch.bfloat16)
+    policy = (
+        LoraPolicy(model, **recipe.lora.model_dump(), base="smollm2-135m", seed=0)
+        if recipe.lora
+        else FullPolicy(model)
+    )
+    updater = make_updater(policy, make_objective(recipe).loss, recipe)
+    prompt = tuple(range(100, 100 + setting["prompt"]))
+    rows = [
+        tuple((row * 37 + place) % 40000 + 50 for place in range(setting["reflection"]))
+        for row in range(setting["group"])
+    ]
+
+    def loss(part):
+        if updater.reference is not None:
+            with torch.no_grad(), updater.as_reference():
+                updater.reference(prompt, rows[part], 0.9)
+        return -updater.scorer(prompt, rows[part], 0.9)[0].mean()
+
+    for version in (1, 2):
+        engine.update_weights(policy.model, version)
+        parts = updater.scorer.parts(prompt, rows)
+        updater.optimizer.step(lambda part=part: loss(part) for part in parts)
+    adapter = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+    plan = plan_stages(
+        shape,
+        recipe,
+        adapter=adapter if recipe.lora else 0,
+        on_cpu=True,
+        prompt_tokens=setting["prompt"],
+    )[1]
+    print(json.dumps({"measured": memory("VmHWM") - before, "planned": plan.total}))  # noqa: T201
+
+
+main()

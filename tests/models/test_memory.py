@@ -1,0 +1,117 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from mulligan.config import check_recipe, load_recipe
+from mulligan.models.memory import GIB, Shape, advice, plan_stages
+from mulligan.models.policies import LoraPolicy
+from tiny import RECIPE
+
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
+SIZES = {
+    "1.5B": (1536, 8960, 28, 12, 2, 151936, True),
+    "7B": (3584, 18944, 28, 28, 4, 152064, False),
+}
+
+
+def on_meta(size):
+    """A Qwen2.5 model's shapes, without its weights."""
+    hidden, intermediate, layers, heads, key_heads, vocabulary, tied = SIZES[size]
+    config = Qwen2Config(
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        vocab_size=vocabulary,
+        tie_word_embeddings=tied,
+    )
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def planned(size, recipe, on_cpu=False):
+    model = on_meta(size)
+    shape, adapter = Shape.of(model), 0
+    if recipe.lora:
+        policy = LoraPolicy(model, **recipe.lora.model_dump(), base="x", seed=0)
+        adapter = sum(each.numel() for each in policy.model.parameters() if each.requires_grad)
+    return plan_stages(shape, recipe, adapter=adapter, on_cpu=on_cpu, prompt_tokens=400)
+
+
+@pytest.mark.parametrize(("size", "billions"), [("1.5B", 1.54), ("7B", 7.62)])
+def test_weights_are_counted_with_tied_ones_once(size, billions):
+    assert Shape.of(on_meta(size)).parameters / 1e9 == pytest.approx(billions, abs=0.01)
+
+
+def test_training_all_weights_takes_their_known_bytes():
+    recipe = check_recipe(
+        RECIPE | {"model": "x", "dtype": "bfloat16", "train": RECIPE["train"] | {"kl_beta": 0.1}},
+        "x",
+    )
+    [train] = [stage for stage in planned("1.5B", recipe) if stage.stage == "train"]
+    parts = dict(train.parts)
+    weights = Shape.of(on_meta("1.5B")).parameters
+    assert parts["weights"] == 4 * weights
+    assert parts["optimiser"] == 8 * weights
+    assert parts["reference"] == 4 * weights
+    assert parts["engine's weights"] == 2 * weights
+    assert parts["gradients"] == 4 * weights
+    assert parts["weights cast for the arithmetic"] == 2 * weights  # 24 bytes each in all
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size", "gib"),
+    [
+        ("countdown_24gb", "1.5B", 24),
+        ("function_calling_24gb", "1.5B", 24),
+        ("own_task_24gb", "1.5B", 24),
+        ("countdown_80gb", "1.5B", 80),
+        ("function_calling_80gb", "1.5B", 80),
+        ("own_task_80gb", "1.5B", 80),
+        ("countdown_7b_80gb", "7B", 80),
+        ("paper_countdown", "1.5B", 80),
+        ("paper_function_calling", "1.5B", 80),
+    ],
+)
+def test_a_recipe_for_a_card_fits_it_by_the_plan(recipe, size, gib):
+    stages = planned(size, load_recipe(RECIPES / f"{recipe}.yaml"))
+    assert max(stage.total for stage in stages) < 0.9 * gib * GIB, stages
+
+
+def test_settings_that_save_are_named_the_most_saving_first():
+    recipe = load_recipe(RECIPES / "paper_countdown.yaml")
+    shape = Shape.of(on_meta("7B"))
+    settings = advice(shape, recipe, too_much=GIB)
+    assert settings[0].startswith("lora=")
+    assert settings[1] == "train.optimizer=adamw_8bit"
+    assert "train.gradient_checkpointing=true" in settings
+
+
+MEASURE = Path(__file__).parent / "measure_memory.py"
+SETTINGS = [
+    {"group": 2, "reflection": 32, "prompt": 64, "train": {"kl_beta": 0}},
+    {"group": 8, "reflection": 384, "prompt": 400, "train": {"kl_beta": 0}},
+    {"group": 4, "reflection": 128, "prompt": 200, "lora": {"rank": 16, "alpha": 32}, "train": {}},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_plan_is_within_15_percent_of_the_measured_peak(setting):
+    done = subprocess.run(
+        [sys.executable, str(MEASURE), json.dumps(setting)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(MEASURE.parent.parent)},
+        check=True,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["planned"] == pytest.approx(found["measured"], rel=0.15)
