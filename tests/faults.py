@@ -87,7 +87,7 @@ RECIPE = {
     "prompts": {"reflect": "?"},
     "generate": {"answer_tokens": 10, "reflection_tokens": 6, "problems_at_once": 2},
     "sft": {"examples": 32, "batch": 4, "learning_rate": 1e-3},
-    "collect": {"problems": 4, "attempts": 4},
+    "collect": {"problems": 4, "attempts": 12},
     "train": {
         "steps": 8,
         "failures": 3,
