@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -67,7 +69,32 @@ def test_a_device_that_is_not_there_is_refused(device):
 
 def test_a_device_that_is_there_is_taken():
     assert pick_device("cpu") == "cpu"
-    assert pick_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(("there", "taken"), [(True, "cuda"), (False, "cpu")])
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch, there, taken):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert pick_device("auto") == taken
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path):
+    folder = make_model_folder(tmp_path / "nan")
+    model, _ = load_model(str(folder), "float32", "cpu")
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
+    model.save_pretrained(folder)
+    with pytest.raises(
+        MulliganError, match=r"not finite numbers, in 'model\.layers\.1\.mlp\.up_proj"
+    ):
+        load_model(str(folder), "float32", "cpu")
+
+
+def test_a_quantised_checkpoint_is_refused(tmp_path):
+    folder = make_model_folder(tmp_path / "quantised")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MulliganError, match=r"quantised \(gptq\).*cannot be trained"):
+        load_model(str(folder), "float32", "cpu")
 
 
 def test_converted_models_lie_where_the_environment_says(monkeypatch, tmp_path):
