@@ -45,7 +45,7 @@ def doctor(
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/lora_24gb.yaml.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/countdown_24gb.yaml.")],
     settings: Settings = None,
     gib: Annotated[
         float | None, typer.Option("--gib", help="Memory of a GPU that is not here, in GiB.")
