@@ -58,7 +58,7 @@ def test_every_figure_says_in_words_what_it_shows(finished_page):
     labels = [a["aria-label"] for _, a in tags if a.get("role") == "img"]
     assert len(labels) == 10
     assert any("Solved" in label and "First try before training 3" in label for label in labels)
-    assert any(label.startswith("Reward") for label in labels)
+    assert any(label.startswith("Mean reward") for label in labels)
     assert any(label.startswith("Length of a reflection") for label in labels)
     assert any("missed target" in label for label in labels)
 
@@ -149,7 +149,7 @@ def test_metrics_without_some_keys_or_numbers_are_drawn_without_them(run):
     write_lines(run / "metrics.jsonl", rows)
 
     text = page_text(run)
-    assert "Reward" in text
+    assert "Mean reward" in text
     assert "Norm of the gradient" not in text
 
 

@@ -94,13 +94,34 @@ def test_it_is_verified_in_process_where_all_parts_are_and_else_apart(capitals):
         assert isinstance(verifier, InProcessVerifier)
 
 
+SILENT = """
+from mulligan import Problem, Task, Verdict
+
+
+class Silent(Task):
+    name = "silent"
+    reasons = ("passed", "wrong")
+
+    def problems(self, split):
+        yield Problem.create(split, {})
+
+    def verify(self, problem, answer):
+        return Verdict.wrong()
+"""
+
+
+def test_a_mix_compares_answers_where_every_part_does(tmp_path):
+    assert Mix(parts=EASY_AND_HARD).compares_answers
+    (tmp_path / "silent.py").write_text(SILENT)
+    silent = {"weight": 1, "task": str(tmp_path / "silent.py")}
+    assert not Mix(parts={"countdown": {"weight": 1}, "silent": silent}).compares_answers
+
+
 def test_reasons_and_rules_are_those_of_all_parts(capitals):
     mix = Mix(parts={"countdown": {"weight": 1}, "capitals": capitals})
     assert mix.reasons[0] == "passed"
     assert {"missed_target", "wrong"} <= set(mix.reasons)
     assert 2 in mix.rules_changed
-    assert not mix.compares_answers
-    assert Mix(parts=EASY_AND_HARD).compares_answers
 
 
 def test_demonstrations_come_by_weight_from_the_parts_that_offer_some(capitals):

@@ -52,7 +52,7 @@ class Curve:
 
 
 TRAINING_CURVES = (
-    Curve("reward", "Mean reward (with the verdict: share of retries that pass)", is_share=True),
+    Curve("reward", "Mean reward (with the verdict: share of retries that pass)"),
     Curve("reflection_tokens", "Length of a reflection, in tokens"),
     Curve("live_groups", "Groups that teach, because their rewards differ"),
     Curve("kl", "Divergence from the model before training (KL)", may_be_off=True),
