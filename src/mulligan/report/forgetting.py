@@ -128,7 +128,7 @@ def _meaning(change: Change) -> str:
     if not change.informative:
         return "tells nothing: the original is at chance"
     if change.p_holm >= 0.05:
-        return "no change shown"
+        return "undecided"
     return "forgotten" if change.difference.value < 0 else "gained"
 
 

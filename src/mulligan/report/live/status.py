@@ -151,11 +151,6 @@ def recipe_in(run: RunFolder) -> Recipe:
     return check_recipe(settings, str(run.config))
 
 
-def is_trained(run: RunFolder) -> bool:
-    """Whether training has ended in a run."""
-    return "train" in _stages_done(run)
-
-
 def _progress(run: RunFolder, recipe: Recipe) -> Progress | None:
     """Return how far the first stage is that is not done."""
     done = _stages_done(run)
