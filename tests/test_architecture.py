@@ -23,7 +23,7 @@ FLOORS = (
     {"trainer", "evaluation"},
     {"report"},
     {"run"},
-    {"study"},
+    {"study", "serving"},
     {"cli"},
 )
 """From the bottom. A name is a file, or a folder with everything in it."""

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from mulligan.cli import forget, hub, objectives, overview, results, stages, study, tasks
+from mulligan.cli import forget, hub, objectives, overview, results, solve, stages, study, tasks
 from mulligan.cli.console import print_error, set_up_log
 from mulligan.errors import MulliganError
 
@@ -18,6 +18,7 @@ COMMANDS = (
     results.report,
     results.show,
     results.export,
+    solve.solve,
     study.study,
     study.seeds,
     overview.plan,

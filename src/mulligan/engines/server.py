@@ -121,7 +121,7 @@ class ServerEngine:
 def connect(
     url: str,
     model: str,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: "PreTrainedTokenizerBase | None",
     *,
     api_key_env: str | None = None,
     timeout_s: float = 600.0,
@@ -132,7 +132,7 @@ def connect(
     Args:
         url: up to and with ``/v1``.
         model: the server's name for the model.
-        tokenizer: the run's own, with which prompts would be encoded.
+        tokenizer: the run's own, with which prompts would be encoded; None asks by messages.
         api_key_env: the environment variable that holds the key; None sends none.
         timeout_s: how long one request may take, in seconds.
         parallel: how many requests are under way at a time.
@@ -143,7 +143,7 @@ def connect(
     client = Client(url, api_key_env=api_key_env, timeout_s=timeout_s)
     require_model(client, model)
     form: Form = TokenForm(logprobs=True)
-    if not reads_ids_as(client, model, tokenizer):
+    if tokenizer is None or not reads_ids_as(client, model, tokenizer):
         form = ChatForm(logprobs=True)
     form = _settled(client, model, form)
     logger.info(

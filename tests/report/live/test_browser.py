@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 from hostile import hostile_texts, make_hostile_run
-from serving import served
 from synthetic_run import SETTINGS
 
 from mulligan.storage.run_folder import RunFolder
+from serving import served
 from tiny import write_recipe
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install selenium")

@@ -4,9 +4,9 @@ import socket
 import urllib.request
 
 import pytest
-from serving import fetch, fetch_json, served
 
 from mulligan.storage.run_folder import RunFolder
+from serving import fetch, fetch_json, served
 from tiny import run_cli
 
 pytest.importorskip("fastapi")
