@@ -60,7 +60,7 @@ def test_a_finished_run_is_gone_over_without_doing_anything_again(run_copy):
     before = {p: p.read_bytes() for p in run_copy.rglob("*.jsonl")}
     outcome = run_cli("run", run_copy / "config.yaml", "--runs", run_copy.parent, "--resume")
     assert outcome.code == 0
-    assert outcome.out.count("done before") == 5
+    assert outcome.out.count("already done") == 5
     assert {p: p.read_bytes() for p in run_copy.rglob("*.jsonl")} == before
     assert "First try" in outcome.out
     assert "report.html" in outcome.out

@@ -134,7 +134,7 @@ def test_a_damaged_last_checkpoint_is_trained_again_from_the_one_before(run_befo
     weights.write_bytes(weights.read_bytes()[:-1])
     outcome = resumed(run, tiny_run)
     assert outcome.code == 0
-    assert "missing or damaged: train goes on first" in " ".join(outcome.out.split())
+    assert "missing or damaged: running train first" in " ".join(outcome.out.split())
     assert end_state(run) == end_state(tiny_run)
 
 
@@ -228,7 +228,7 @@ def test_a_run_on_a_read_only_disk_ends_with_its_name(run_before, tiny_run, tmp_
 
 @pytest.mark.parametrize("ask", [lambda: torch.empty(2**50), lambda: bytearray(2**60)])
 def test_memory_that_is_refused_is_named_with_what_to_lower(ask):
-    lower = r"Memory ran out in 'train'.*[Ll]ower.*tokens_at_once.*memory_gib"
+    lower = r"Memory ran out during 'train'.*[Ll]ower.*tokens_at_once.*memory_gib"
     with pytest.raises(MulliganError, match=lower), memory_errors("train"):
         ask()
 
@@ -246,7 +246,7 @@ def test_a_run_that_memory_stopped_goes_on_with_less(run_before, tiny_run, monke
         patched.setattr(LocalEngine, "generate", lambda *arguments: torch.empty(2**50))
         outcome = resumed(run, tiny_run)
     assert outcome.code == 1
-    assert "Memory ran out in 'evaluate-after'" in outcome.err
+    assert "Memory ran out during 'evaluate-after'" in outcome.err
     recipe = tiny_run.parent / "recipe.yaml"
     less = ["engine.memory_gib=1", "train.tokens_at_once=512"]
     assert run_cli("run", recipe, *less, "--runs", run.parent, "--resume").code == 0
@@ -267,7 +267,10 @@ def test_a_skipped_step_is_said_and_counted(run_before, tiny_run, monkeypatch, c
     assert resumed(run, tiny_run).code == 0
     skipped = [row["step"] for row in lines(run / "metrics.jsonl") if row["skipped"]]
     assert len(skipped) == 1
-    assert f"Step {skipped[0]} is skipped, the weights stay: its loss is nan" in caplog.text
+    assert (
+        f"Step {skipped[0]} is skipped and the weights stay as they are: its loss is nan"
+        in caplog.text
+    )
 
 
 # Verifiers, engines and groups

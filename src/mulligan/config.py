@@ -100,7 +100,7 @@ class Sft(Section):
     average_from: AverageFrom = None
     """As ``train.average_from``: the warm-up ends with the mean of its last steps' weights."""
     seed: int | None = None
-    """Draws the demonstrations and their order; left out: the run's seed."""
+    """Seed of the demonstrations and their order; left out: the run's seed."""
 
 
 class Collect(Section):
@@ -137,7 +137,7 @@ class ServerEngine(Section):
 
     kind: Literal["server"]
     url: str
-    """Up to and with ``/v1``."""
+    """Address, up to and including ``/v1``."""
     model: str
     """The server's name for the model."""
     api_key_env: str | None = None
@@ -153,7 +153,7 @@ class VllmEngine(Section):
 
     kind: Literal["vllm"]
     url: str | None = None
-    """Address of a server that runs, up to and with ``/v1``; it must be this run's alone."""
+    """Address of a running server, including ``/v1``; no other run may use it."""
     model: str | None = None
     """What that server calls the model."""
     python: str | None = None
@@ -259,11 +259,11 @@ class Train(Section):
     kl_beta: NonNegative = 0.001
     """Weight of the KL divergence from the reference policy; 0 switches the reference off."""
     kl_form: Literal["k3", "unbiased"] = "k3"
-    """The KL term as GRPO was published, or weighed by the ratio, which unbiases its gradient."""
+    """The KL term as published with GRPO, or weighted by the ratio, for an unbiased gradient."""
     epsilon_low: Share = 0.2
     """How far the ratio to the policy that sampled may fall below 1 before it is clipped."""
     epsilon_high: NonNegative = 0.2
-    """How far it may rise above 1."""
+    """How far that ratio may rise above 1 before it is clipped."""
     scale_advantages: bool = True
     """Whether advantages are divided by the standard deviation of the group's rewards."""
     positive_only: bool = False
@@ -273,7 +273,7 @@ class Train(Section):
     rollout_epochs: PositiveInt = 1
     """Optimiser steps on each rollout; from the second on, ratios leave 1 and are clipped."""
     importance_weights: bool | None = None
-    """Whether tokens are weighed by how the trainer's probability of them differs from the
+    """Whether tokens are weighted by how the trainer's probability of them differs from the
     engine's; left out: where the engine's log-probs are not the trainer's own."""
     importance_cap: PositiveFloat = 2.0
     """The largest of these weights; larger ones are cut to it."""
@@ -289,7 +289,7 @@ class Train(Section):
     optimizer: OptimizerKind = "adamw"
     """``adamw_8bit`` needs bitsandbytes and takes 6 bytes per trained weight less."""
     gradient_checkpointing: bool = False
-    """Computes activations twice rather than keep them."""
+    """Recompute activations in the backward pass instead of keeping them."""
     reference_dtype: Dtype = "float32"
     """Precision of the reference's weights; with LoRA the reference needs none of its own."""
     checkpoint_every: PositiveInt = 10
@@ -301,7 +301,7 @@ class Train(Section):
     """Share of the steps after which weights are averaged: training ends with the mean over the
     rest (0.5: the second half). Left out: it ends with the weights of the last step."""
     seed: int | None = None
-    """Draws the failures of each step and what is generated for them; left out: the run's seed."""
+    """Seed of each step's failures and of what is generated; left out: the run's seed."""
 
 
 class Endpoints(Section):
@@ -341,7 +341,7 @@ class Evaluate(Section):
     think: str = "Think about this in a sentence or two first. Do not answer yet."
     """What the control ``think_first`` adds to the question."""
     seed: int | None = None
-    """Draws what is generated in an evaluation; left out: the run's seed."""
+    """Seed of what is generated in an evaluation; left out: the run's seed."""
     endpoints: Endpoints = Endpoints()
     equivalence_margin: Annotated[float, Field(gt=0, lt=1)] = 0.03
     """A change is called none only where it is shown to be smaller than this fraction."""
@@ -358,7 +358,7 @@ class Evaluate(Section):
 
 
 class Verify(Section):
-    """Where a task's verifier runs: safe built-in ones in process, all others apart."""
+    """How verifiers run: safe built-in ones in this process, all others in worker processes."""
 
     workers: PositiveInt = 2
     """Processes that verify at once."""
@@ -408,7 +408,7 @@ class Recipe(Section):
     train: Train
     evaluate: Evaluate
     format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
-    """Whose rules the run follows: those of the version that started it."""
+    """Format whose rules the run follows: that of the version which started it."""
 
     @model_validator(mode="after")
     def _patience_fits(self) -> Self:
@@ -545,7 +545,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise MulliganError(f"{str(path)!r} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise MulliganError(f"{str(path)!r} should hold `name: value` lines, and does not.")
+        raise MulliganError(f"{str(path)!r} should hold `name: value` lines, but does not.")
     return content
 
 

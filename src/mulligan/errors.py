@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 
 class MulliganError(Exception):
-    """Something the user can mend: the message says what happened, what was expected, what to do.
+    """Something the user can fix: the message says what happened, what was expected, what to do.
 
     The command line prints the message without a traceback and exits with 1. Anything else that
     escapes is a defect of Mulligan's own and keeps its traceback.

@@ -169,7 +169,7 @@ def test_weights_that_change_during_a_rollout_spoil_it(tiny_llama, policy_and_to
     ("wrong", "said"),
     [
         ("stale", "still holds the weights from before"),
-        ("stale head", r"nats a token off the policy.*kept a part of the old"),
+        ("stale head", r"nats per token differently from the policy.*kept a part of the old"),
         ("busy", "prefix cache is in use by other requests"),
         ("/collective_rpc", r"failed at /collective_rpc: status 500, EngineCore"),
         ("/update_weight_version", r"failed at /update_weight_version"),

@@ -171,7 +171,7 @@ def test_a_wrong_model_and_an_absent_server_are_refused(running, tokenizer, tmp_
     url = f"engine.url={engine._process.root}/v1"
     with pytest.raises(MulliganError, match="does not serve 'another'"):
         engine_for(new_policy(), tokenizer, tmp_path, url, "engine.model=another")
-    with pytest.raises(MulliganError, match="failed 5 times in a row, at last: ConnectError"):
+    with pytest.raises(MulliganError, match="failed 5 times in a row, most recently: ConnectError"):
         engine_for(
             new_policy(),
             tokenizer,

@@ -156,7 +156,7 @@ def test_passing_trouble_is_tried_again_and_the_group_is_whole(serve, trouble):
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_trouble_that_stays_is_an_error_after_the_last_try(serve, trouble):
     server = serve(lambda handler, _, request: TROUBLES[trouble](handler, request))
-    with pytest.raises(MulliganError, match=r"failed 3 times in a row, at last: .*--resume"):
+    with pytest.raises(MulliganError, match=r"failed 3 times in a row, most recently: .*--resume"):
         engine(server).generate([PROMPT], 4, SAMPLING)
     assert len(server.requests) == 3
 
@@ -209,7 +209,7 @@ def test_a_server_that_read_another_prompt_is_refused(serve):
     server = serve(
         lambda handler, _, request: handler.reply(200, good(request, prompt_token_ids=[0, 1, 2, 3]))
     )
-    with pytest.raises(MulliganError, match="read other token ids than the 3 it was sent"):
+    with pytest.raises(MulliganError, match="read different token ids from the 3 it was sent"):
         engine(server).generate([PROMPT], 1, SAMPLING)
 
 
@@ -263,7 +263,7 @@ def test_a_key_that_is_not_set_is_named_by_its_variable(serve, monkeypatch):
 
 def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(serve, monkeypatch):
     monkeypatch.setenv("TEST_KEY", f"{KEY}\nX-Other: 1")
-    with pytest.raises(MulliganError, match="no HTTP header can") as error:
+    with pytest.raises(MulliganError, match="an HTTP header cannot") as error:
         engine(serve(), api_key_env="TEST_KEY")
     assert KEY not in str(error.value)
 
@@ -372,7 +372,7 @@ def test_a_server_takes_no_weights(serve):
 
 def test_a_server_that_takes_messages_refuses_token_ids():
     form = ChatForm(logprobs=False)
-    with pytest.raises(MulliganError, match="takes messages, and was given token ids"):
+    with pytest.raises(MulliganError, match="takes messages but was given token ids"):
         form.body((1, 2), 1, SAMPLING, 0)
 
 

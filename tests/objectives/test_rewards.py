@@ -167,7 +167,7 @@ def test_self_certainty_is_that_of_the_reflection_or_of_the_retry(of, expected):
 
 
 def test_self_certainty_is_of_nothing_else():
-    with pytest.raises(MulliganError, match="of the reflection or of the retry, not 'answer'"):
+    with pytest.raises(MulliganError, match="the reflection or the retry, not 'answer'"):
         make_reward("self_certainty", {"of": "answer"})
 
 

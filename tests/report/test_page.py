@@ -120,7 +120,7 @@ def test_a_run_without_warm_up_says_so(run):
     ("missing", "said"),
     [
         ("evaluation/after.jsonl", "There is no evaluation after training yet"),
-        ("evaluation", "This run holds no evaluation yet"),
+        ("evaluation", "This run has no evaluation yet"),
         ("metrics.jsonl", "No training step is recorded yet"),
         ("failures.jsonl", "60 steps on 0 stored failures"),
         ("episodes.jsonl", "No episode that was trained on is stored here"),

@@ -41,9 +41,9 @@ def test_a_finished_run_with_more_steps_ends_as_one_that_had_them_from_the_start
     config = yaml.safe_load((extended / "config.yaml").read_text())
     assert config["train"]["steps"] == 4
     assert config["made_with"]["format"]
-    assert outcome.out.count("done before") == 3  # warm-up, collecting, evaluating before
+    assert outcome.out.count("already done") == 3  # warm-up, collecting, evaluating before
     _, outcome = run(tmp_path, tiny_llama, train__steps=4)
-    assert outcome.out.count("done before") == 5
+    assert outcome.out.count("already done") == 5
 
 
 def test_a_kill_in_the_middle_of_extending_leaves_a_run_that_is_extended_again(

@@ -114,7 +114,7 @@ def test_a_name_that_exists_is_refused_without_the_flag(run, the_hub, monkeypatc
 
 def test_a_run_in_training_a_bad_name_and_no_network_are_named(run, the_hub, monkeypatch):
     assert "should be of the form USER/NAME" in run_cli("push", run.path, "--to", "tiny").err
-    assert "is no name" in run_cli("push", run.path, "--to", "a b/c").err
+    assert "is not a valid name" in run_cli("push", run.path, "--to", "a b/c").err
 
     def refuse(self, name):
         raise ConnectionError("no route")

@@ -297,7 +297,7 @@ def test_where_the_network_cannot_be_cut_off_it_is_said_once(caplog, monkeypatch
         worker_handle._say_once_if_online("Operation not permitted")
         worker_handle._say_once_if_online("")
     assert [record.getMessage() for record in caplog.records] == [
-        "Verifiers keep their network: this system does not let them be cut off "
+        "Verifiers can reach the network: this system does not allow cutting it off "
         "(Operation not permitted)."
     ]
 

@@ -30,7 +30,7 @@ def forget(
     prompts: Annotated[int, typer.Option("--prompts", min=2, help="The run's own problems.")] = 64,
     tokens: Annotated[int, typer.Option("--tokens", min=2, help="Tokens of English text.")] = 8192,
     margin: Annotated[
-        float, typer.Option("--margin", min=0.01, help="Points that count as no change.")
+        float, typer.Option("--margin", min=0.01, help="Smaller changes, in points, count as none.")
     ] = 2.0,
     as_json: Json = False,
 ) -> None:

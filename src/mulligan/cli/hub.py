@@ -14,7 +14,7 @@ def push(
     target: Target,
     to: Annotated[str, typer.Option("--to", help="Name of the model on the Hub: USER/NAME.")],
     runs: Runs = Path("runs"),
-    private: Annotated[bool, typer.Option("--private", help="Only you can see it.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make the model private.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write the folder RUN/hub, and upload nothing.")
     ] = False,
@@ -22,7 +22,7 @@ def push(
         bool, typer.Option("--overwrite", help="Add to a model that exists.")
     ] = False,
     with_failures: Annotated[
-        bool, typer.Option("--with-failures", help="Problems and failed answers go along.")
+        bool, typer.Option("--with-failures", help="Upload problems and failed answers too.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before the upload.")] = False,
 ) -> None:

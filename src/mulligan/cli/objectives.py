@@ -12,7 +12,7 @@ from mulligan.cli.console import console
 def objectives(
     as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
 ) -> None:
-    """List rewards, the tokens that can learn, and losses: what train.* of a recipe takes."""
+    """List the rewards, the tokens that can learn, and the losses that a recipe can name."""
     from mulligan.objectives.registry import list_objectives
 
     entries = list_objectives()
@@ -29,4 +29,4 @@ def objectives(
             options = f" [options: {', '.join(entry.options)}]" if entry.options else ""
             line = f"  {entry.name}: {entry.summary}{options}"
             console.print(line, markup=False, highlight=False)
-    console.print("and as a reward any function of your own: my_reward.py:name", highlight=False)
+    console.print("or, as a reward, any function of your own: my_reward.py:name", highlight=False)

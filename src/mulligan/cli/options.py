@@ -16,7 +16,7 @@ Settings = Annotated[
 ]
 Target = Annotated[Path, typer.Argument(help="A run folder or a recipe.", metavar="RUN_OR_RECIPE")]
 Runs = Annotated[Path, typer.Option("--runs", help="Where run folders are made.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an existing run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an existing run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete an existing run first.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

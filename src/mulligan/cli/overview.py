@@ -48,7 +48,7 @@ def plan(
     recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/countdown_24gb.yaml.")],
     settings: Settings = None,
     gib: Annotated[
-        float | None, typer.Option("--gib", help="Memory of a GPU that is not here, in GiB.")
+        float | None, typer.Option("--gib", help="Memory of a GPU that this machine lacks, in GiB.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -90,10 +90,12 @@ def runs(folder: Folder = Path("runs"), as_json: Json = False) -> None:
 
 def compare(
     first: Annotated[Path, typer.Argument(help="A run.", metavar="RUN")],
-    others: Annotated[list[Path], typer.Argument(help="Runs to set against it.", metavar="RUN...")],
+    others: Annotated[
+        list[Path], typer.Argument(help="Runs to compare with it.", metavar="RUN...")
+    ],
     as_json: Json = False,
 ) -> None:
-    """Set runs side by side, paired on the problems that they share."""
+    """Compare runs side by side, paired on the problems that they share."""
     from mulligan.report.compare import compare as compare_runs
     from mulligan.report.compare import print_comparison
 
@@ -111,7 +113,7 @@ def watch(
         str, typer.Option("--host", help="The address to serve at; other machines need 0.0.0.0.")
     ] = "127.0.0.1",
 ) -> None:
-    """Show runs on a page while they go on: curves, episodes, comparisons. Read-only."""
+    """Follow runs on a web page: curves, episodes, comparisons. Read-only."""
     from importlib.util import find_spec
 
     from mulligan.errors import MulliganError

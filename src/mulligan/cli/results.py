@@ -20,14 +20,15 @@ def report(
     runs: Runs = Path("runs"),
     as_json: Json = False,
     figures: Annotated[
-        Path | None, typer.Option("--figures", help="Write the figures there, as SVG files.")
+        Path | None,
+        typer.Option("--figures", help="Write the figures into this folder, as SVG files."),
     ] = None,
     rows: Annotated[
         Path | None,
-        typer.Option("--rows", help="Write the evaluation there without texts, as a JSON file."),
+        typer.Option("--rows", help="Write the evaluation without texts to this JSON file."),
     ] = None,
 ) -> None:
-    """Write the report of a run, and print its table; of a file of rows, print the table."""
+    """Write a run's report and print its table; for a file of rows, print the table."""
     from mulligan.evaluation.forgetting.records import read_forgetting
     from mulligan.report.table import rows_of, table, table_as_json
 
@@ -80,7 +81,7 @@ def export(
     ] = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Write the trained model, or its LoRA adapter, as transformers and vLLM load it."""
+    """Write the trained model, or its LoRA adapter, in a form that transformers and vLLM load."""
     from mulligan.run.export_model import export_model
 
     types: dict[str | None, Dtype | None] = {

@@ -57,7 +57,7 @@ def run(
 
 
 def warmup(target: Target, settings: Settings = None, runs: Runs = Path("runs")) -> None:
-    """Show the model the form of the task, supervised, where it is below the method's reach."""
+    """Teach the model the form of the task by supervised training, where the recipe says so."""
     _run_some(target, settings, runs, ["warmup"])
 
 
@@ -76,10 +76,10 @@ def evaluate(
     settings: Settings = None,
     runs: Runs = Path("runs"),
     engine: Annotated[
-        str | None, typer.Option("--engine", help="`server`: evaluate another model beside.")
+        str | None, typer.Option("--engine", help="`server`: also evaluate another model.")
     ] = None,
     url: Annotated[
-        str | None, typer.Option("--url", help="Its server's address, up to and with /v1.")
+        str | None, typer.Option("--url", help="Its server's address, including /v1.")
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="The server's name for that model.")
@@ -91,7 +91,7 @@ def evaluate(
         int, typer.Option("--answer-tokens", min=1, help="That model's longest answer.")
     ] = 1024,
     sweep_problems: Annotated[
-        int, typer.Option("--sweep-problems", min=1, help="Problems on which to find how to ask.")
+        int, typer.Option("--sweep-problems", min=1, help="Problems for choosing how to ask it.")
     ] = 100,
 ) -> None:
     """Measure first try, second try and controls, before training and, once trained, after.

@@ -16,7 +16,10 @@ def study(
         Path, typer.Argument(help="A study, such as studies/demo_seeds.yaml.", metavar="STUDY")
     ],
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Processes, of one thread each above 1.")
+        int,
+        typer.Option(
+            "--jobs", "-j", min=1, help="Processes at once; if several, of one thread each."
+        ),
     ] = 1,
     runs: Runs = Path("runs"),
     as_json: Json = False,
@@ -25,10 +28,12 @@ def study(
     ] = False,
     accept: Annotated[
         Path | None,
-        typer.Option("--accept", help="Write the base arm's record on derived seeds there."),
+        typer.Option(
+            "--accept", help="Write the base arm's results on derived seeds to this file."
+        ),
     ] = None,
 ) -> None:
-    """Run arms by seeds, as far as they are not run yet, and pool them into one table."""
+    """Run every arm with every seed, unless that is done, and pool the runs into one table."""
     from rich.console import Console
 
     from mulligan.interrupt import StoppedEarly, StopRequest
@@ -62,7 +67,7 @@ def seeds(
     count: Annotated[int, typer.Option("--count", min=1, help="How many.")] = 10,
     attempt: Annotated[int, typer.Option("--attempt", min=1, help="Which set of seeds.")] = 1,
 ) -> None:
-    """Print the seeds that follow from a recipe, so that nobody can have chosen them."""
+    """Print the seeds that follow from a recipe, so that nobody could have chosen them."""
     from mulligan.study.seeds import derived_seeds, recipe_digest
 
     digest = recipe_digest(load_recipe(recipe, settings or ()))

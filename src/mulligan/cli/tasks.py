@@ -1,4 +1,4 @@
-"""Commands about tasks: list, check, begin a new one."""
+"""Commands about tasks: list them, check one, start a new one."""
 
 from pathlib import Path
 from typing import Annotated

@@ -156,8 +156,8 @@ class TokenForm(Form):
             )
         if choice.prompt_token_ids is not None and tuple(choice.prompt_token_ids) != prompt:
             raise MulliganError(
-                f"The server read other token ids than the {len(prompt)} it was sent. Make sure "
-                "that it serves the same model and adds no tokens of its own."
+                f"The server read different token ids from the {len(prompt)} it was sent. "
+                "Make sure that it serves the same model and adds no tokens of its own."
             )
         ids = tuple(choice.token_ids)
         if len(ids) > sampling.max_tokens:
@@ -196,8 +196,9 @@ class ChatForm(Form):
         """Return a request for one completion of a conversation."""
         if not isinstance(prompt, ChatPrompt):
             raise MulliganError(
-                "This server takes messages, and was given token ids: it returns none, so only "
-                "evaluating works with it. For all else use a server such as vLLM."
+                "This server takes messages but was given token ids. It returns none, so it "
+                "can only be used for evaluation; for anything else use a server such as "
+                "vLLM."
             )
         return {
             "messages": [dict(message) for message in prompt.messages],

@@ -110,7 +110,7 @@ class Client:
                 failures += 1
                 if failures >= self._tries:
                     raise MulliganError(
-                        f"The server {self.host} failed {failures} times in a row, at last: "
+                        f"The server {self.host} failed {failures} times in a row, most recently: "
                         f"{trouble}. Check it, then continue with --resume."
                     ) from None
                 time.sleep(max(trouble.wait_s, self._backoff_s * 2 ** (failures - 1)))
@@ -236,7 +236,7 @@ def _key_from(variable: str | None) -> str | None:
         )
     if not (key.isascii() and key.isprintable()):
         raise MulliganError(
-            f"The key in {variable} holds characters that no HTTP header can. Set it again."
+            f"The key in {variable} holds characters that an HTTP header cannot. Set it again."
         )
     return key
 

@@ -21,10 +21,11 @@ from mulligan.report.markup import Html, element, visible
 from mulligan.report.sheets import percent, points
 
 ABOUT = (
-    "Brackets hold 95% intervals. The divergence of the next token is over the whole vocabulary, "
-    "each direction on what the model named first answers to the run’s own problems; the English "
-    "is Python’s own documentation. A task is multiple choice: the answer that the model finds "
-    "most likely is its choice. The warm-up is no part of the method, so its cost stands apart."
+    "Brackets hold 95% intervals. Divergence is that of the next token over the whole "
+    "vocabulary, in each direction on the answers that the first-named model gives to the "
+    "run’s own problems; the English text is Python’s own documentation. A task is multiple "
+    "choice: the answer that the model finds most likely is its choice. The warm-up is no part of "
+    "the method, so its cost stands apart."
 )
 
 
@@ -80,7 +81,7 @@ def _drifts(made: Forgetting) -> Grid:
         for each in made.drifts
     ]
     return Grid(
-        "How far the model moved, in nats for each token",
+        "How far the model moved, in nats per token",
         ("", "on", "first from second", "second from first"),
         rows,
     )
@@ -126,7 +127,7 @@ def _changes(made: Forgetting) -> Grid:
 
 def _meaning(change: Change) -> str:
     if not change.informative:
-        return "tells nothing: the original is at chance"
+        return "uninformative: the original is at chance"
     if change.p_holm >= 0.05:
         return "undecided"
     return "forgotten" if change.difference.value < 0 else "gained"
@@ -144,9 +145,7 @@ def _pooled(made: Forgetting) -> Grid:
         for each in made.pooled
     ]
     margin = 100 * made.pooled[0].margin
-    title = (
-        f"All tasks that tell something, and whether they changed by less than {margin:g} points"
-    )
+    title = f"All informative tasks, and whether they changed by less than {margin:g} points"
     return Grid(title, ("", "items", "difference, points", "p (equivalence)", ""), rows)
 
 

@@ -42,7 +42,8 @@ _ABOUT_FORMAT = (
 _ABOUT_TRAINED = (
     "A group from the first step, from the middle and from the last: what the model failed, and "
     "what it wrote next, each with its advantage: a reflection and the retry that followed. "
-    "Green texts were made likelier and orange ones less likely, the fuller the colour the more; "
+    "Green texts were made more likely and orange ones less likely, the stronger the "
+    "colour, the more so; "
     "grey ones were not trained on."
 )
 
@@ -80,12 +81,12 @@ def _sections(run: RunContent) -> Iterator[Html]:
     yield section("Episodes", *_episodes(run))
     yield section("What was forgotten", *_forgetting(run))
     yield section("Stages and settings", *stages(run))
-    yield section("Make these numbers again", *commands(run), *versions(run))
+    yield section("Reproduce these numbers", *commands(run), *versions(run))
 
 
 def _forgetting(run: RunContent) -> Iterator[Html]:
     if run.forgetting is None:
-        yield _missing("Not measured yet; `mulligan forget` does.")
+        yield _missing("Not measured yet: `mulligan forget` does that.")
         return
     yield from forgetting.paragraphs(run.forgetting)
 
@@ -96,7 +97,7 @@ def _missing(sentence: str) -> Html:
 
 def _result(table: Table) -> Iterator[Html]:
     if not table.cells:
-        yield _missing("This run holds no evaluation yet; `mulligan evaluate` makes one.")
+        yield _missing("This run has no evaluation yet: `mulligan evaluate` makes one.")
         return
     if not table.differences:
         yield _missing("There is no evaluation after training yet, so there are no differences.")
@@ -173,11 +174,11 @@ def _about_training(run: RunContent) -> Iterator[str]:
     if parts:
         rollout, update = (median(column) for column in zip(*parts, strict=True))
         yield (
-            f"At the median a step took {rollout:.1f} seconds for reflections and retries and "
+            f"The median step took {rollout:.1f} seconds for reflections and retries and "
             f"{update:.1f} for the update."
         )
     if skipped := sum(bool(row.get("skipped")) for row in run.metrics):
-        yield f"Updates left out because loss or gradient was not finite: {skipped:,}."
+        yield f"Updates skipped because the loss or gradient was not finite: {skipped:,}."
     if unjudged := sum(int(row.get("unjudged", 0)) for row in run.metrics):
         yield f"Episodes left out because the verifier broke: {unjudged:,}."
     yield "Thin lines show each step, thick ones the mean of the tenth of all steps around it."
@@ -206,8 +207,7 @@ def _episodes(run: RunContent) -> Iterator[Html]:
         f"{len(choice.pairs)} of {choice.eligible:,}, drawn by the run’s seed among the problems "
         "whose first try failed each time, since only those have a reflection each time. Whether "
         f"the retry passed plays no part in the choice; over all {choice.eligible:,} it passed "
-        f"{passed} times, {times}. Characters that cannot be seen are shown "
-        "as signs, such as ␛.",
+        f"{passed} times, {times}. Invisible characters are shown as symbols, such as ␛.",
         class_="note",
     )
     yield episodes.render(choice)

@@ -40,7 +40,7 @@ _APART = frozenset({_VERSIONS, *(section for section, *_ in _STAGES)})
 def stages(run: RunContent) -> Iterator[Html]:
     """Yield every stage with its settings, the run's general ones first."""
     general = {name: value for name, value in run.settings.items() if name not in _APART}
-    yield _stage("The run", "What is trained on what.", general)
+    yield _stage("The run", "Which model is trained, and on which task.", general)
     for section, title, text in _STAGES:
         settings = run.settings.get(section)
         if isinstance(settings, Mapping):

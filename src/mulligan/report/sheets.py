@@ -140,8 +140,8 @@ def leak_sheet(table: Table) -> Sheet:
         "Retries, by whether the reflection states a passing answer",
         ("after reflection", "asked again", "difference, points"),
         tuple(rows),
-        "This split is made after training, by what the model wrote: failures on which it can "
-        "state an answer are others than those on which it cannot. It shows where the passes "
+        "This split is made after training, by what the model wrote: the failures on which "
+        "it can state an answer are not those on which it cannot. It shows where the passes "
         "are, not what causes them.",
     )
 
@@ -179,7 +179,7 @@ def flips_sheet(table: Table) -> Sheet:
         if row.gained is not None and row.lost is not None
     ]
     return Sheet(
-        "What was solved and is not, and the other way round",
+        "Solved before and not after, and the other way round",
         ("newly solved", "no longer solved", "exact p"),
         tuple(rows),
     )

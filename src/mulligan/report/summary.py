@@ -68,8 +68,8 @@ def _what_came_out(table: Table) -> Iterator[str]:
         yield "Nothing was evaluated yet."
     elif after is None or solved is None:
         yield (
-            f"Before training, {percent(before.rate)} of {before.n:,} tries at held-out problems "
-            f"end solved after reflecting (95% interval {percent(before.low)} to "
+            f"Before training, {percent(before.rate)} of {before.n:,} tries at held-out "
+            f"problems are solved after reflection (95% interval {percent(before.low)} to "
             f"{percent(before.high)}). There is no evaluation after training yet."
         )
     else:
@@ -88,7 +88,7 @@ def _what_reflection_adds(table: Table) -> Iterator[str]:
     before, after = (table.against("after_nothing", when) for when in ("before", "after"))
     if before and after and change:
         yield (
-            "Against being asked again with nothing in between, reflecting adds "
+            "Compared with being asked again with nothing in between, reflecting adds "
             f"{with_interval(before)} before training and {with_interval(after)} after it: "
             f"a change of {with_interval(change)}."
         )

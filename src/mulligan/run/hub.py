@@ -106,7 +106,9 @@ def check_name(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise MulliganError(f"{name!r} is no name of a model on the Hub: {error}") from error
+        raise MulliganError(
+            f"{name!r} is not a valid name of a model on the Hub: {error}"
+        ) from error
     if name.count("/") != 1:
         raise MulliganError(f"{name!r} should be of the form USER/NAME.")
 

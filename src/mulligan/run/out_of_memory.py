@@ -26,7 +26,7 @@ def memory_errors(doing: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not any(each in str(error) for each in _TORCH_SAYS):
             raise
         raise MulliganError(
-            f"Memory ran out in {doing!r}: {first_line or 'an allocation was refused'}. "
+            f"Memory ran out during {doing!r}: {first_line or 'an allocation was refused'}. "
             "Lower train.tokens_at_once or engine.memory_gib, which may change on resume, "
             "and go on with --resume."
         ) from error

@@ -236,7 +236,9 @@ def stages_done(run: RunFolder) -> list[str]:
     except (OSError, ValueError, RecursionError) as error:
         raise MulliganError(f"Cannot read {run.stages}: {error}.") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise MulliganError(f"{run.stages} should be a list of stages that are done, and is not.")
+        raise MulliganError(
+            f"{run.stages} should be a list of the stages that are done, but is not."
+        )
     return names
 
 

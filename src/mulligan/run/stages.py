@@ -324,7 +324,7 @@ def run_stages(session: Session, names: Sequence[str]) -> None:
         require_trackers(session.recipe.track)
     for stage in (each for each in STAGES if each.name in names):
         if stage.name != "report" and session.is_done(stage.name):
-            session.console.print(f"{stage.name}: done before")
+            session.console.print(f"{stage.name}: already done")
             continue
         for needed in (each for each in STAGES if each.name in stage.needs):
             if not session.is_done(needed.name):
@@ -333,7 +333,7 @@ def run_stages(session: Session, names: Sequence[str]) -> None:
                     f"run `mulligan {needed.command} {session.run.path}`."
                 )
             if lost := needed.lost(session):
-                session.console.print(f"{lost} is missing or damaged: {needed.name} goes on first.")
+                session.console.print(f"{lost} is missing or damaged: running {needed.name} first.")
                 _run(needed, session)
                 _refuse_if_still_lost(needed, session)
         _run(stage, session)
@@ -342,7 +342,7 @@ def run_stages(session: Session, names: Sequence[str]) -> None:
 def _refuse_if_still_lost(stage: Stage, session: Session) -> None:
     if lost := stage.lost(session):
         raise MulliganError(
-            f"{lost} is missing or damaged, and what was saved later does not lead back to it. "
+            f"{lost} is missing or damaged, and what was saved later cannot restore it. "
             f"Delete {session.run.checkpoints} and go on with --resume: training starts again, and "
             "ends the same."
         )

@@ -113,7 +113,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return ``folder / name`` where that lies in the folder.
+    """Return ``folder / name`` where that is in the folder.
 
     Raises:
         MulliganError: the name is absolute, climbs out with ``..`` or through a link, or is empty.

@@ -99,7 +99,7 @@ class Checkpoints:
             try:
                 verify(self.path(step))
             except DamagedCheckpointError as error:
-                log.warning("%s It is passed over.", error)
+                log.warning("%s It is skipped.", error)
             else:
                 self._newest = step
                 self._tidy()

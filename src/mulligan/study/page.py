@@ -15,8 +15,8 @@ from mulligan.study.table import Estimate, Quantity, StudyTable
 _HOW_TO_READ = (
     "Each run trains a model of its own. Numbers are means over runs. An interval is the wider of "
     "two: Student’s t over the run means, and a bootstrap that draws runs and problems anew. "
-    "Differences to the base are paired by seed and problem. A new run is expected in the range "
-    "under a change, as often as the level says."
+    "Differences to the base are paired by seed and problem. The range under a change is "
+    "where a new run is expected, at the stated level."
 )
 _CROSSED = (
     "Seeds are crossed, so these runs are not independent of each other: there are no intervals, "

@@ -217,7 +217,9 @@ def _outcome(process: SpawnProcess, receiver: Connection) -> str | None:
                 pass
             else:
                 return failure
-    return f"its process ended with exit status {process.exitcode}, such as for lack of memory"
+    return (
+        f"its process ended with exit status {process.exitcode}, for example because memory ran out"
+    )
 
 
 def _attempt(job: Job, folder: StudyFolder, stop: StopRequest) -> str | None:

@@ -126,7 +126,7 @@ def refuse_older_rules(task: Task, run_format: int) -> None:
     changed = [what for since, what in sorted(task.rules_changed.items()) if since > run_format]
     if changed:
         raise MulliganError(
-            f"This run has format {run_format}, and the task {task.name!r} judges answers by other "
-            f"rules since: {'; '.join(changed)}. Its numbers would mix both. Finish it with the "
-            f"version that its config.yaml names under made_with, or start a new run."
+            f"This run has format {run_format}, and the task {task.name!r} now judges answers "
+            f"by other rules: {'; '.join(changed)}. Its numbers would mix both. Finish it "
+            "with the version that its config.yaml names under made_with, or start a new run."
         )

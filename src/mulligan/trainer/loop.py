@@ -41,7 +41,9 @@ from mulligan.verifiers.pool import Verifier
 
 log = logging.getLogger("mulligan")
 
-_SKIPPED = "Step %d is skipped, the weights stay: its loss is %s, the norm of its gradient %s."
+_SKIPPED = (
+    "Step %d is skipped and the weights stay as they are: its loss is %s, its gradient norm %s."
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,7 +232,7 @@ def _how_it_ended(process: "subprocess.Popen[bytes]") -> str:
 def _say_once_if_online(why: str) -> None:
     if why:
         _log.warning(
-            "Verifiers keep their network: this system does not let them be cut off (%s).", why
+            "Verifiers can reach the network: this system does not allow cutting it off (%s).", why
         )
 
 

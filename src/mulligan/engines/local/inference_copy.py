@@ -18,7 +18,7 @@ from mulligan.models.weights import effective_weights
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weight lies in oneDNN's own order."""
+    """A linear layer whose weight is in oneDNN's own order."""
 
     weight: Tensor
     bias: Tensor | None

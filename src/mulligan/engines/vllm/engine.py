@@ -141,10 +141,11 @@ class VllmEngine:
         difference = float((own_T - torch.tensor(scored)).abs().mean())
         if not difference < _SAME_SCORES:
             raise MulliganError(
-                f"The vLLM server {self._control.host} scores a text {difference:.3g} nats a token "
-                f"off the policy after it was given weights; up to {_SAME_SCORES} is rounding. It "
-                "serves another model, or kept a part of the old weights. Let the run start the "
-                "server by engine.python, or start it from a folder that the run wrote."
+                f"The vLLM server {self._control.host} scores a text {difference:.3g} nats "
+                "per token differently from the policy after it was given weights; up to "
+                f"{_SAME_SCORES} is rounding. It serves another model, or kept a part of the "
+                "old weights. Let the run start the server by engine.python, or start it from a "
+                "folder that the run wrote."
             )
 
     def _scores(self, name: str) -> list[float]:

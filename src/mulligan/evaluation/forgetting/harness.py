@@ -38,7 +38,7 @@ def require_harness() -> None:
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise MulliganError(
-            "These tasks are lm-eval's, which is not installed: pip install 'lm-eval[hf]'."
+            "These tasks need lm-eval, which is not installed: pip install 'lm-eval[hf]'."
         )
 
 

@@ -41,7 +41,7 @@ def scores(tasks: ByTask, checkpoints: Sequence[Checkpoint]) -> Iterator[Score]:
 
 
 def at_chance(items: Sequence[Outcome], checkpoint: Checkpoint = "original") -> bool:
-    """Whether a checkpoint is not shown to do better than guessing: chance lies in its interval."""
+    """Whether a checkpoint is not shown to beat guessing: its interval includes chance."""
     interval = wilson(sum(item.passed[checkpoint] for item in items), len(items))
     return interval.low <= fmean(item.chance for item in items)
 

@@ -16,8 +16,8 @@ class Random(Reward):
     def __init__(self, rate: float = 0.5) -> None:
         if not 0 < rate < 1:
             raise MulliganError(
-                f"The rate of the reward 'random' is {rate}; it should be above 0 and below 1, "
-                "for otherwise no two rewards differ."
+                f"The rate of the reward 'random' is {rate}; it should be above 0 and below "
+                "1, because otherwise no two rewards differ."
             )
         self.rate = rate
 

@@ -19,7 +19,7 @@ class SelfCertainty(Reward):
     def __init__(self, of: str = "reflection") -> None:
         if of not in ("reflection", "retry"):
             raise MulliganError(
-                f"The reward 'self_certainty' is of the reflection or of the retry, not {of!r}."
+                f"The reward 'self_certainty' scores the reflection or the retry, not {of!r}."
             )
         self.of = of
         self.needs_reflection = of == "reflection"
