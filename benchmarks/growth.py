@@ -25,8 +25,8 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     completion = rows[0]["shape"][1]
     _panel(left, by_size, 2, f"completions of {completion} tokens on a prompt of {_FIXED_PROMPT}")
     _panel(right, by_prompt, 0, f"prompt tokens, {_FIXED_SIZE} completions of {completion}")
-    left.set_ylabel("seconds a group")
-    left.set_ylim(bottom=0)  # after both panels are drawn, for it ends the scaling that they share
+    left.set_ylabel("seconds per group")
+    left.set_ylim(bottom=0)  # after both panels are drawn: it ends the scaling that they share
     left.legend(frameon=False)
     return figure
 

@@ -36,7 +36,7 @@ class Machine:
 
 
 def measure(device: torch.device, dtype: torch.dtype) -> Machine:
-    """Measure the limits; the best of a few repeats, for a limit is what can be reached."""
+    """Measure the limits; the best of a few repeats, since a limit is what can be reached."""
     side = _SIDE.get(device.type, 2048)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     source = torch.empty(_COPIED.get(device.type, 2**28), dtype=torch.uint8, device=device)

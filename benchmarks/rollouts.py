@@ -1,6 +1,6 @@
 """A rollout of the method: reflections on failures, then the retries, against two peers.
 
-The work is described in ``workload``. What counts is tokens kept a second: those up to and
+The work is described in ``workload``. What counts is tokens kept per second: those up to and
 including the token that ended a completion.
 
 The peers:
@@ -105,7 +105,7 @@ def _by_engine(
 class _VllmPeer:
     """vLLM in an environment of its own, one server for all repeats.
 
-    It is paused while it has nothing to do, for its processes poll, and others are being timed.
+    It is paused while it has nothing to do: its processes poll while others are being timed.
     """
 
     def __init__(self, python: Path, model: str, work: Workload, eager: bool) -> None:
@@ -162,7 +162,7 @@ def _vllm_peers(work: Workload, eager_only: bool) -> dict[str, _VllmPeer]:
 def _interleaved(
     peers: dict[str, Rollout], repeats: int, device: torch.device
 ) -> tuple[dict[str, list[float]], dict[str, list[tuple[int, int]]]]:
-    """Run the peers by turns; return kept tokens a second, and how many were kept."""
+    """Run the peers in turn; return kept tokens per second, and how many were kept."""
     rates: dict[str, list[float]] = {name: [] for name in peers}
     kept: dict[str, list[tuple[int, int]]] = {name: [] for name in peers}
     peers["mulligan"](0)
@@ -177,7 +177,7 @@ def _interleaved(
 
 
 def _fixed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, repeats: int) -> list[float]:
-    """Return tokens a second without stops, prompts included in the time."""
+    """Return tokens per second without stops, prompts included in the time."""
     engine = LocalEngine(model, tokenizer, eos_ids=())
     rng = random.Random(0)
     vocabulary = range(3, model.config.vocab_size)

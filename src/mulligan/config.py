@@ -82,7 +82,7 @@ class Prompts(Section):
     """What opens and closes a thought, for models with marks other than ``<think>`` and those of
     Mistral, Seed, Gemma 4 and gpt-oss, which are known."""
     date: Annotated[str, BeforeValidator(_iso_date)] = "2026-01-01"
-    """The date told to chat templates that state one, fixed so that a resumed run asks the same."""
+    """The date for chat templates that state one, fixed so that a resumed run sends the same."""
 
 
 class Sft(Section):
@@ -121,7 +121,7 @@ class Generate(Section):
     reflection_tokens: PositiveInt
     """The longest reflection, in tokens."""
     problems_at_once: PositiveInt = 64
-    """Problems that collecting and evaluating put to the engine together."""
+    """How many problems collecting and evaluating send to the engine together."""
 
 
 class LocalEngine(Section):
@@ -145,11 +145,11 @@ class ServerEngine(Section):
     timeout_seconds: PositiveFloat = 600.0
     """How long one request may take."""
     parallel: PositiveInt = 16
-    """Requests under way at a time."""
+    """How many requests are in flight at once."""
 
 
 class VllmEngine(Section):
-    """A vLLM server generates with the newest weights: one that runs, or one the run starts."""
+    """A vLLM server generates with the newest weights: a running one, or one the run starts."""
 
     kind: Literal["vllm"]
     url: str | None = None
@@ -159,7 +159,7 @@ class VllmEngine(Section):
     python: str | None = None
     """Python of vLLM's own environment: the run starts a server with it, and ends it."""
     arguments: tuple[str, ...] = ()
-    """More arguments of ``vllm serve`` for a server that the run starts."""
+    """Further arguments of ``vllm serve`` for a server that the run starts."""
     weights: Literal["folder", "adapter", "nccl"] = "folder"
     """How weights travel: model folders, LoRA adapters, or from GPU to GPU."""
     api_key_env: str | None = None
@@ -169,7 +169,7 @@ class VllmEngine(Section):
     start_seconds: PositiveFloat = 600.0
     """How long a server may take to start."""
     parallel: PositiveInt = 64
-    """Requests under way at a time."""
+    """How many requests are in flight at once."""
 
     @model_validator(mode="after")
     def _reached_or_started(self) -> "VllmEngine":
@@ -194,11 +194,11 @@ ENGINES: Mapping[str, type[Section]] = {
     "vllm": VllmEngine,
     "other": OtherEngine,
 }
-"""Sections of the engines' kinds; ``other`` stands for every kind that we do not know."""
+"""Sections of the engines' kinds; ``other`` stands for every kind that is not listed here."""
 
 
 def _kind_of_engine(settings: Any) -> str:
-    """Return the tag of the engine's section: its kind where we know it, else ``other``."""
+    """Return the tag of the engine's section: its kind where that is listed, else ``other``."""
     if isinstance(settings, Section):
         return next(tag for tag, section in ENGINES.items() if type(settings) is section)
     kind = settings.get("kind", "local") if isinstance(settings, Mapping) else "local"
@@ -244,7 +244,7 @@ class Train(Section):
     stop_after: PositiveInt | None = None
     """Stop after this step, to resume later; the schedule stays that of ``steps``."""
     patience: PositiveInt | None = None
-    """Training ends early after so many evaluations on dev in a row without a new best one."""
+    """Training ends early after this many evaluations on dev in a row without a new best."""
     failures_per_step: PositiveInt = 256
     """Failures in an optimiser step."""
     group_size: Annotated[int, Field(ge=2)] = 8
@@ -283,7 +283,7 @@ class Train(Section):
     """Groups that teach nothing, because their rewards are all equal: ``keep`` their KL term, as
     published; ``skip`` them; or ``refill`` the step with other failures in their place."""
     max_refills: PositiveInt = 3
-    """How many times a step is refilled at most; then it makes do with fewer groups."""
+    """How often one step is refilled at most; after that it makes do with fewer groups."""
     tokens_at_once: PositiveInt = 16384
     """Bound on the tokens of one training forward; larger groups are split."""
     optimizer: OptimizerKind = "adamw"
@@ -314,7 +314,7 @@ class Endpoints(Section):
     primary: str = "reflection_over_nothing"
     """The one change that is tested as it is."""
     secondary: tuple[str, ...] = ("after_reflection", "first_try")
-    """Changes whose p-values are adjusted for how many they are (Holm)."""
+    """Changes whose p-values are adjusted for their number (Holm)."""
 
 
 class Evaluate(Section):
@@ -461,12 +461,12 @@ MAY_CHANGE_ON_RESUME = frozenset(
 def load_recipe(path: Path, overrides: Sequence[str] = (), run_format: int | None = None) -> Recipe:
     """Read a recipe, apply ``name=value`` overrides, and check it.
 
-    A run's ``config.yaml`` is a recipe too: what that run was made with says nothing of the next.
+    A run's ``config.yaml`` is a recipe too: what that run was made with does not bind the next.
 
     Args:
         path: the recipe's file.
         overrides: ``name=value`` texts.
-        run_format: the format of the run that goes on with it; by default the newest.
+        run_format: the format of the run that continues with it; by default the newest.
 
     Raises:
         MulliganError: no such file, not YAML, an unknown name, or a wrong value.

@@ -89,7 +89,7 @@ class Sampling:
     """How tokens are drawn."""
 
     temperature: float
-    """0 is greedy; the method uses 0.9, for at 0 a retry repeats itself."""
+    """0 is greedy; the method uses 0.9, because at 0 a retry repeats itself."""
     max_tokens: int
     """The longest completion, in tokens, its stop token included."""
     seed: int = 0
@@ -431,7 +431,7 @@ class Trial:
     task: str = ""
     """Which part of a mix of tasks the problem comes from; empty where a run has one task."""
     greedy: Answer | None = None
-    """A first try at temperature 0; asked for once a problem, with sample 0."""
+    """A first try at temperature 0; asked for once per problem, with sample 0."""
     reflection: str | None = None
     reflection_tokens: int = 0
     reflection_logprob: float | None = None

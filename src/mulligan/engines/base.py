@@ -1,4 +1,4 @@
-"""What an engine is: whoever generates tokens."""
+"""What an engine is: something that generates tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Release what the engine holds, such as a server that it started; twice is harmless."""
+        """Release what the engine holds, such as its server; a second call does nothing."""
         ...
 
 

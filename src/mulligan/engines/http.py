@@ -97,7 +97,7 @@ class Client:
         return self.persist(lambda: self.ask(method, path, body, read=read))
 
     def persist(self, attempt: Callable[[], T]) -> T:
-        """Repeat what meets passing trouble, with growing waits.
+        """Repeat what fails in passing, with growing waits.
 
         Raises:
             MulliganError: it failed as often as it may.

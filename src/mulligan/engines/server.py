@@ -130,7 +130,7 @@ def connect(
     """Reach a server, find out what it can do, and say so.
 
     Args:
-        url: up to and with ``/v1``.
+        url: including ``/v1``.
         model: the server's name for the model.
         tokenizer: the run's own, with which prompts would be encoded; None asks by messages.
         api_key_env: the environment variable that holds the key; None sends none.

@@ -62,7 +62,7 @@ class FailureStore(RecordLog[Failure]):
         """Return the failures of one training step; steps count from 0.
 
         The result depends on the arguments and the number of stored failures only. Every failure
-        comes once an epoch, in an order of its epoch's own; no batch holds a failure twice; a
+        comes once per epoch, in an order of its epoch's own; no batch holds a failure twice; a
         batch that an epoch cannot fill goes on into the next one. Only the failures of the batch
         are read.
 

@@ -95,19 +95,19 @@ def _constant(failed: Failed) -> Iterator[Asked]:
 
 
 def _think_first(failed: Failed) -> Iterator[Asked]:
-    speak, request = failed.conversations, failed.settings.think
+    conversations, request = failed.conversations, failed.settings.think
     problems = [attempt.problem for attempt in failed.attempts]
-    thoughts = failed.write("thought", [speak.thought(each, request) for each in problems])
+    thoughts = failed.write("thought", [conversations.thought(each, request) for each in problems])
     for place, (problem, thought) in enumerate(zip(problems, thoughts, strict=True)):
-        yield Asked(place, speak.answer_after_thought(problem, request, thought), thought)
+        yield Asked(place, conversations.answer_after_thought(problem, request, thought), thought)
 
 
 def _before_reflection(failed: Failed) -> Iterator[Asked]:
     if failed.untrained_writes is None:
         return iter(())
-    speak = failed.conversations
+    conversations = failed.conversations
     prompts = [
-        speak.about(attempt.verdict).reflection(attempt.problem, attempt.completion)
+        conversations.about(attempt.verdict).reflection(attempt.problem, attempt.completion)
         for attempt in failed.attempts
     ]
     return _retries(failed, failed.untrained_writes("before_reflection", prompts))
@@ -130,18 +130,20 @@ def _second_reflection(failed: Failed) -> Iterator[Asked]:
         )
         if verdict.status in ("failed", "unparseable")
     ]
-    prompts = [speak.reflection(problem, *so_far) for _, problem, so_far, speak in said]
+    prompts = [
+        conversations.reflection(problem, *so_far) for _, problem, so_far, conversations in said
+    ]
     written = failed.write("second_reflection", prompts) if prompts else []
-    for (place, problem, so_far, speak), reflection in zip(said, written, strict=True):
-        yield Asked(place, speak.retry(problem, *so_far, reflection), reflection)
+    for (place, problem, so_far, conversations), reflection in zip(said, written, strict=True):
+        yield Asked(place, conversations.retry(problem, *so_far, reflection), reflection)
 
 
 def _retries(failed: Failed, reflections: Sequence[Completion]) -> Iterator[Asked]:
     """Yield the method's retry with other reflections in place of the model's own."""
     for place, reflection in enumerate(reflections):
         attempt = failed.attempts[place]
-        speak = failed.conversations.about(attempt.verdict)
-        prompt = speak.retry(attempt.problem, attempt.completion, reflection)
+        conversations = failed.conversations.about(attempt.verdict)
+        prompt = conversations.retry(attempt.problem, attempt.completion, reflection)
         yield Asked(place, prompt, reflection)
 
 

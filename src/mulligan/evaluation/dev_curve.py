@@ -1,6 +1,6 @@
 """Evaluation on the dev split while training goes on: cheap, and what chooses the checkpoint.
 
-After every so many steps each dev problem is tried once: first try, after reflection, and asked
+At regular intervals each dev problem is tried once: first try, after reflection, and asked
 again without one. Every evaluation draws from the same seeds, so that steps are compared on the
 same luck as far as that goes. Its trials are kept in ``dev.jsonl``, under ``step-N``.
 """

@@ -42,7 +42,7 @@ class Protocol:
         """Return a recipe's protocol on some problems.
 
         Raises:
-            MulliganError: the recipe asks for a control that there is not.
+            MulliganError: the recipe asks for a control that does not exist.
         """
         return cls(
             problems=problems,
@@ -93,7 +93,7 @@ def evaluate(
         when: ``before`` or ``after`` training, or the name of another model.
         log: where the trials go.
         progress: called with the number of trials done by each chunk.
-        untrained: the model before training, for the controls in which it takes a part; without
+        untrained: the model before training, for the controls that it takes part in; without
             it they are not asked.
     """
     engines = [each for each in (engine, untrained) if each is not None]
@@ -151,14 +151,16 @@ class _Chunk:
 
     def _second_tries(self, attempts: Sequence[Attempt]) -> list[Trial]:
         """Return the trials of failed attempts, with every second try."""
-        speak = self.conversations
+        conversations = self.conversations
         reflections = self._write(
             "reflection",
-            [speak.about(a.verdict).reflection(a.problem, a.completion) for a in attempts],
+            [conversations.about(a.verdict).reflection(a.problem, a.completion) for a in attempts],
         )
         pairs = list(zip(attempts, reflections, strict=True))
         leaks = self.leaks([(a.problem, z.text) for a, z in pairs])
-        prompts = [speak.about(a.verdict).retry(a.problem, a.completion, z) for a, z in pairs]
+        prompts = [
+            conversations.about(a.verdict).retry(a.problem, a.completion, z) for a, z in pairs
+        ]
         problems = [a.problem for a in attempts]
         retries = self._answer(problems, prompts, self._answers("after_reflection"))
         controls = self._controls(self._failed(attempts, reflections, retries))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _DRAWS_AT_ONCE = 2**22
-"""Bounds the memory of a bootstrap (32 MiB an array), however many problems there are."""
+"""Bounds the memory of a bootstrap (32 MiB per array), however many problems there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for how many they are: each below 0.05 holds with the others.
+    """Return p-values adjusted for their number: each below 0.05 holds with the others.
 
     The i-th smallest of m is multiplied by ``m - i + 1``, and none is smaller than one before it.
 

@@ -93,8 +93,8 @@ class LeakRate:
 class LeakSplit:
     """Failed first tries whose reflections state a passing answer, or do not.
 
-    The reflection decides which rows these are, so this is no comparison of like with like: the
-    failures on which a model can state an answer are others than those on which it cannot.
+    The reflection decides which rows these are, so like is not compared with like: the failures on
+    which a model can state an answer are not those on which it cannot.
     """
 
     when: str

@@ -36,7 +36,7 @@ class NotShareableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GroupLayout:
-    """Where prompt and completions lie in a packed stream, for every layer of one forward."""
+    """Where prompt and completions are in a packed stream, for every layer of one forward."""
 
     prompt_length: int
     lengths_G: tuple[int, ...]

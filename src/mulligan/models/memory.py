@@ -1,4 +1,4 @@
-"""What a run needs of its device's memory, reckoned from a model's configuration alone.
+"""What a run needs of its device's memory, estimated from a model's configuration alone.
 
 Weights, gradients and optimiser are counted exactly. Activations and caches are counted by what the
 layers of a transformer with gated MLPs keep for the backward pass, in bytes per token; the rest of
@@ -178,7 +178,7 @@ def activation_bytes(shape: Shape, width: int, twice: bool, *, adapted: bool) ->
 
 
 def advice(shape: Shape, recipe: Recipe, too_much: int) -> list[str]:
-    """Return settings that would save memory, the most first, for a plan over by so many bytes."""
+    """Return settings that would save memory, the most first, for a plan that is too large."""
     train, saves = recipe.train, list[tuple[int, str]]()
     if recipe.lora is None:
         saves.append((13 * shape.parameters, "lora={rank: 32, alpha: 64}"))

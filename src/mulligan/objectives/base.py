@@ -64,7 +64,7 @@ class Reward(ABC):
         del task, problems
 
     def close(self) -> None:  # noqa: B027 (most rewards have nothing to end)
-        """End what it has started, such as processes; twice is harmless."""
+        """End what it has started, such as processes; a second call does nothing."""
 
     @abstractmethod
     def score(

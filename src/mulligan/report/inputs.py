@@ -29,11 +29,11 @@ class RunContent:
     settings: Mapping[str, Any]
     """``config.yaml``: the recipe as resolved, and what it was made with."""
     warmup: Sequence[Row]
-    """A row a step of the warm-up; empty without one."""
+    """One row per step of the warm-up; empty without one."""
     metrics: Sequence[Row]
-    """A row a step of training; empty before it."""
+    """One row per step of training; empty before it."""
     timings: Sequence[Row]
-    """A row a step: seconds of its parts."""
+    """One row per step: seconds of its parts."""
     dev: Sequence[DevPoint]
     """What was solved on dev while training; empty where nothing was evaluated there."""
     failures: int

@@ -51,7 +51,7 @@ _ABOUT_TRAINED = (
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a run's folder and return its path.
 
-    Parts that the run does not have yet are said to be missing. The same run gives the same bytes.
+    Parts that the run does not have yet are named as missing. The same run gives the same bytes.
 
     Raises:
         MulliganError: the folder is not a run's, holds what cannot be read, or cannot be written.

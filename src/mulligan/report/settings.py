@@ -89,7 +89,7 @@ def _listed(settings: Mapping[str, Any]) -> Html:
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    """Yield settings as (dotted name, value), however deep they lie."""
+    """Yield settings as (dotted name, value), however deeply nested."""
     if isinstance(value, Mapping) and (value or not name):
         for key, inner in value.items():
             yield from _flat(inner, f"{name}.{key}" if name else str(key))

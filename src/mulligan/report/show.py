@@ -31,7 +31,7 @@ def show_episodes(run: RunFolder, count: int, console: Console) -> None:
 
 
 def _panel(record: TrainedEpisode, failures: Mapping[str, Failure], run: Path) -> Panel:
-    """Lay one episode out; what the model wrote is plain text, whatever it contains."""
+    """Print one episode; what the model wrote is plain text, whatever it contains."""
     failure = failures.get(record.failure_id)
     if failure is None:
         raise MulliganError(f"{run} trained on failure {record.failure_id}, which is not stored.")

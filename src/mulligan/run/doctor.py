@@ -34,7 +34,7 @@ OPTIONAL = {
 """Distributions that only some commands need, and what they are for."""
 
 _INSTALLED_BY = {"fastapi": "fastapi uvicorn", "lm-eval": "'lm-eval[hf]'"}
-"""Where more, or something else, is to be installed than the distribution itself."""
+"""Where something other than, or more than, the distribution itself has to be installed."""
 
 _GIB = 2**30
 _LEAST_MEMORY_GIB = 6.0
@@ -49,7 +49,7 @@ class Check:
     """One thing that was looked at."""
 
     level: Level
-    """``missing``: the demo cannot run; ``note``: only some commands are concerned."""
+    """``missing``: the demo cannot run; ``note``: only some commands are affected."""
     name: str
     says: str
     remedy: str = ""
@@ -60,7 +60,7 @@ def examine(folder: Path, server: str | None = None) -> list[Check]:
     """Look at everything a run needs.
 
     Args:
-        folder: where runs are to be written; its disk is looked at.
+        folder: where runs will be written; its disk is checked.
         server: the base URL of a server that generates, such as http://localhost:8000/v1.
     """
     checks = [*_versions(), *_devices(), _memory(), _disk(folder), _default_model(), _hub()]

@@ -33,7 +33,7 @@ def changes_refused(before: Recipe, after: Recipe) -> list[str]:
 
 
 def extend(run: RunFolder, before: Recipe, after: Recipe, done: list[str]) -> None:
-    """Let a run have more steps: what followed its training is to be done again.
+    """Give a run more steps: what followed its training will be done again.
 
     The evaluation after the shorter training stays, under a name that says how long it was. A kill
     in the middle leaves a run that is extended by the same command.

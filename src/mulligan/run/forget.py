@@ -44,7 +44,7 @@ log = logging.getLogger("mulligan")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is to be measured."""
+    """What to measure."""
 
     tasks: tuple[str, ...] = ()
     """Tasks of this package, tasks of lm-eval, or ``elsewhere``; none: drift only."""

@@ -46,7 +46,7 @@ def export(run: RunFolder, recipe: Recipe, folder: Path, with_failures: bool = F
         run: a run whose training has ended.
         recipe: its recipe.
         folder: made here; it must not exist.
-        with_failures: whether the stored failures go along, problems and answers in full.
+        with_failures: whether the stored failures are included, problems and answers in full.
 
     Raises:
         MulliganError: the run is in training, or the folder exists.

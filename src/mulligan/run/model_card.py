@@ -105,8 +105,8 @@ def _paragraphs(recipe: Recipe, table: Table, forgotten: Forgetting | None) -> I
     rows = [[row.title, *(value.line for value in row.values)] for row in solved.rows]
     yield _markdown(["", *solved.headings], rows) if rows else "It was not evaluated."
     yield (
-        "Brackets hold 95% intervals over problems, for this one trained model. What another seed "
-        "would give may lie outside them."
+        "Brackets hold 95% intervals over problems, for this one trained model. Another seed may "
+        "give results outside them."
     )
     if forgotten is not None:
         yield "## What was forgotten"

@@ -92,8 +92,8 @@ def evaluate_other_model(session: Session, other: OtherModel) -> Sweep:
     recipe = session.recipe
     model, tokenizer = session.load(recipe.model)
     engine = _connect(session, other, tokenizer)
-    speak = session.conversations(model, tokenizer, engine)
-    sweep = _kept_sweep(session, other) or _swept(session, other, engine, speak)
+    conversations = session.conversations(model, tokenizer, engine)
+    sweep = _kept_sweep(session, other) or _swept(session, other, engine, conversations)
     best = sweep.best
     problems = [asked(each, best.instruction) for each in _evaluated(session)]
     protocol = replace(
@@ -113,7 +113,7 @@ def evaluate_other_model(session: Session, other: OtherModel) -> Sweep:
 
         evaluate(
             engine,
-            speak,
+            conversations,
             session.verify,
             session.verifier.leaks_many,
             protocol,

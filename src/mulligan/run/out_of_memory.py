@@ -1,4 +1,4 @@
-"""Too little memory, as an error that says which settings take less."""
+"""Too little memory, as an error that says which settings need less."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What a recipe needs of its device, told before anything is loaded."""
+"""What a recipe needs of its device, estimated before anything is loaded."""
 
 from dataclasses import dataclass
 
@@ -36,10 +36,10 @@ class Plan:
 
 
 def make_plan(recipe: Recipe, gib: float | None = None) -> Plan:
-    """Reckon a recipe's memory from its model's configuration.
+    """Estimate a recipe's memory from its model's configuration.
 
     Args:
-        recipe: what is to run.
+        recipe: what will run.
         gib: memory of the device, in GiB; that of the recipe's device by default.
 
     Raises:

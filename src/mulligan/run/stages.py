@@ -55,7 +55,7 @@ class Stage:
 
 
 def warm_up_stage(session: Session) -> None:
-    """Teach the model the form of the task, supervised; only where the recipe has a warm-up."""
+    """Teach the model the form of the task by supervised training, where the recipe has it."""
     from mulligan.trainer.sft import fine_tune
 
     recipe, settings = session.recipe, session.recipe.sft
@@ -64,7 +64,7 @@ def warm_up_stage(session: Session) -> None:
     session.problems(recipe.evaluate.split, recipe.evaluate.problems)
     if recipe.evaluate.every is not None:
         session.problems("dev", recipe.evaluate.dev_problems)
-    controls_of(recipe.evaluate)  # so are controls and endpoints that there are not
+    controls_of(recipe.evaluate)  # so are controls and endpoints that do not exist
     check_endpoints(recipe.evaluate.endpoints)
     if settings is None:
         return
@@ -141,10 +141,10 @@ def collect_stage(session: Session) -> None:
 
 
 def _in_brief(line: StepMetrics) -> str:
-    """Say how a training step went; what is rewarded may be something else than a pass."""
+    """Say how a training step went; what is rewarded may be something other than a pass."""
     rewarded = f"reward {line.reward:.3g}"
-    passed = rewarded if line.passed is None else f"retries that pass {line.passed:.0%}"
-    return f"{passed}, {line.reflection_tokens:.0f} tokens"
+    passed = rewarded if line.passed is None else f"{line.passed:.0%} of retries pass"
+    return f"{passed}, {line.reflection_tokens:.0f} tokens per reflection"
 
 
 def train_stage(session: Session) -> None:
@@ -266,7 +266,7 @@ STAGES = (
     Stage(
         "warmup",
         "warmup",
-        "Show the model the form of the task, where it is below reach.",
+        "Teach the model the form of the task by supervised training.",
         warm_up_stage,
     ),
     Stage(
@@ -309,7 +309,7 @@ STAGES = (
 
 
 def run_stages(session: Session, names: Sequence[str]) -> None:
-    """Run some stages in order; those that are done already are passed over.
+    """Run some stages in order; those that are already done are skipped.
 
     What a stage needs and a stage before it made is made again where it was lost. The report is
     written anew each time: it costs little, and shows what is there.

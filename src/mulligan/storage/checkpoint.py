@@ -44,7 +44,7 @@ class Checkpoints:
     """The checkpoints of one run, in one folder. One process at a time: the run's lock is held."""
 
     def __init__(self, folder: Path, keep: int) -> None:
-        """Look after a folder of checkpoints; it is made by the first save.
+        """Manage a folder of checkpoints; it is made by the first save.
 
         Args:
             folder: the run's ``checkpoints`` folder.
@@ -90,7 +90,7 @@ class Checkpoints:
     def newest(self) -> int | None:
         """Return the step of the newest complete checkpoint; None where there is none.
 
-        Damaged ones are named in a warning and passed over. What killed saves left is removed.
+        Damaged ones are named in a warning and skipped. What killed saves left is removed.
 
         Raises:
             MulliganError: a checkpoint holds a pickle or was made by a newer version.

@@ -42,7 +42,7 @@ def lines_backwards(
                 rest, torn = rest[: newline + 1], False
             if torn:
                 continue
-            head = 0 if begin == 0 else rest.find(b"\n") + 1  # its beginning lies further up
+            head = 0 if begin == 0 else rest.find(b"\n") + 1  # it begins further up
             yield from _reversed(rest[head:], begin + head)
             rest = rest[:head]
 

@@ -1,4 +1,4 @@
-"""One process a run folder."""
+"""One process per run folder."""
 
 import errno
 import fcntl
@@ -42,7 +42,7 @@ def hold(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            _sign(descriptor, "")
+            _write_owner(descriptor, "")
     finally:
         if descriptor in _held:
             _held.remove(descriptor)
@@ -81,7 +81,7 @@ def _take(descriptor: int, folder: Path) -> None:
             f"{folder} is in use by another process (pid {pid}). Wait until it has ended, or "
             "choose another run folder."
         ) from error
-    _sign(descriptor, f"{os.getpid()}\n")
+    _write_owner(descriptor, f"{os.getpid()}\n")
 
 
 def _lock(descriptor: int) -> None:
@@ -93,7 +93,7 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _sign(descriptor: int, text: str) -> None:
+def _write_owner(descriptor: int, text: str) -> None:
     """Say who holds the lock, as a courtesy: a full disk must not keep the lock from holding."""
     if descriptor in _held:
         with suppress(OSError):

@@ -37,7 +37,7 @@ class RunFolder:
 
     @property
     def collected(self) -> Path:
-        """What became of the attempts, a line for each chunk of problems."""
+        """What became of the attempts: one line per chunk of problems."""
         return self.path / "collected.jsonl"
 
     @property

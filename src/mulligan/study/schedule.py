@@ -242,7 +242,7 @@ def _attempt(job: Job, folder: StudyFolder, stop: StopRequest) -> str | None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let processes that start in the block compute with one thread each: torch reads these."""
+    """Make processes that start in the block compute with one thread each: torch reads these."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))

@@ -232,6 +232,6 @@ def _student_p(mean: float, sd: float, runs: int) -> float:
 
 
 def _bootstrap_p(drawn_B: Floats) -> float:
-    """Return twice the share of resamples beyond zero; never 0, for more draws might pass it."""
+    """Return twice the share of resamples beyond zero; never 0: more draws might pass it."""
     beyond = min((drawn_B <= 0).sum(), (drawn_B >= 0).sum())
     return float(min(1.0, 2 * (beyond + 1) / (len(drawn_B) + 1)))

@@ -49,7 +49,7 @@ def read_rows(source: str, split: str = "train") -> Iterator[Row]:
     """Yield the rows of a data set, in its order.
 
     Args:
-        source: a path that ends in .json (a list, or one object a line), .jsonl or .parquet,
+        source: a path that ends in .json (a list, or one object per line), .jsonl or .parquet,
             or a Hub id such as ``Jiayi-Pan/Countdown-Tasks-3to4``.
         split: which split of a Hub data set to read; files have none.
 

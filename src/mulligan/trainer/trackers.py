@@ -56,7 +56,7 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what has not been sent yet."""
         ...
 
 
@@ -108,7 +108,7 @@ class Wandb:
         self._run.log(content, step=step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what has not been sent yet."""
         self._run.finish()
 
 
@@ -139,7 +139,7 @@ class Trackio:
         self._run.log(content, step=step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what has not been sent yet."""
         self._run.finish()
 
 

@@ -46,7 +46,7 @@ class Updater:
         temperature: at which tokens were sampled.
         keep_dead: whether groups that teach nothing take part, for the sake of their KL term.
         epochs: optimiser steps on a batch.
-        weigh: whether tokens are weighed by importance.
+        weigh: whether tokens are weighted by importance.
     """
 
     loss: Loss
@@ -63,7 +63,7 @@ class Updater:
         """Take the optimiser steps on a batch, and sum up what they were made of.
 
         Raises:
-            MulliganError: tokens are to be weighed by importance, and the engine gave no log-probs.
+            MulliganError: importance weights are asked for, and the engine gave no log-probs.
         """
         sums, losses = TokenSums(), self.losses(scored)
         first = self.optimizer.step(partial(loss, sums) for loss in losses)
@@ -98,7 +98,7 @@ class Updater:
 class _PartLoss:
     """The share of a batch's loss that some spans have which share a prompt.
 
-    Called a second time, it knows the log-probs of the first: those of the policy that sampled.
+    On a second call it knows the log-probs of the first: those of the policy that sampled.
     """
 
     updater: Updater

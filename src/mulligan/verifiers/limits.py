@@ -1,7 +1,7 @@
 """What a verifier may use: how much it is given, and how a worker process bounds itself to it.
 
 The bounds are the operating system's. They keep a run alive when a verifier misbehaves, and keep
-what it need not know from code that it runs. They are no sandbox against malice: a verifier can
+what it need not know from code that it runs. They are not a sandbox against malice: a verifier can
 still read the user's files, and a process that it moves to a session of its own outlives it until
 its processor time is used up.
 """

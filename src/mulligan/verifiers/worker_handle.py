@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class WorkerHandle:
-    """Starts ``worker_main.py`` and speaks with it, without ever blocking.
+    """Starts ``worker_main.py`` and talks to it, without ever blocking.
 
     Args:
         source: The task that the worker loads.

@@ -1,6 +1,6 @@
 """Attention of a stream of tokens over a shared trunk and each row's own branch.
 
-Saves: n samples read one copy of their prompt's keys and values, in one matrix product a group;
+Saves: n samples read one copy of their prompt's keys and values, in one product per group;
 and no token is computed for padding, since rows of different lengths form one flat stream. On CPU
 batched matrix products are also several times faster here than the fused attention kernel, which
 is made for long queries.

@@ -120,7 +120,7 @@ class Layout:
     """``None`` where rows share nothing."""
     positions_N: Tensor
     columns: int
-    """T: all of the branches' block for one new token a row, else those that are in use."""
+    """T: all of the branches' block for one new token per row, else those that are in use."""
     bias_BSK: Tensor | None
     """0 where a token sees a key and -inf where not, keys of the trunk first, shape [B, S, P + T];
     ``None`` where nothing precedes long rows, and the fused kernel's causal attention does."""

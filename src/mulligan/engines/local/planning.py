@@ -46,7 +46,7 @@ class Need:
     def made(self) -> int:
         """Bytes of the blocks that the wave makes, their padding included.
 
-        Known trunks count too, for they may have to be gathered into one block.
+        Known trunks count too: they may have to be gathered into one block.
         """
         return self._made(len(self._trunks), self._longest_trunk, self.rows, self._longest_branch)
 
@@ -71,7 +71,7 @@ class Plan:
 
     Args:
         prompts: as the caller gave them; equal ones are computed once.
-        n: samples a prompt.
+        n: samples of each prompt.
         sampling: for the longest completion.
         store: what is known from earlier calls; older sequences give way when memory is short.
         memory: bound for all keys and values, in bytes.
@@ -106,7 +106,7 @@ class Plan:
         need = self._need([])
         while self._rest:
             ids, rows = self._rest.popleft()
-            prompt = self._lay(ids, rows)
+            prompt = self._planned(ids, rows)
             if need.with_prompt(prompt) <= self._memory:
                 wave.append(prompt)
                 need.add(prompt)
@@ -142,7 +142,7 @@ class Plan:
             need.add(prompt)
         return need
 
-    def _lay(self, ids: TokenIds, rows: Rows) -> PlannedPrompt:
+    def _planned(self, ids: TokenIds, rows: Rows) -> PlannedPrompt:
         """Find what is known of a prompt, and whether it continues a trunk as it is."""
         match = self._store.longest(ids[:-1])
         if match is None:
@@ -188,7 +188,9 @@ class Plan:
     def _what_comes(self) -> Counter[Block]:
         """Return how many waiting prompts continue each kept block, counted once for the call."""
         if self._coming is None:
-            self._continues = {ids: _known_blocks(self._lay(ids, rows)) for ids, rows in self._rest}
+            self._continues = {
+                ids: _known_blocks(self._planned(ids, rows)) for ids, rows in self._rest
+            }
             self._coming = Counter(block for each in self._continues.values() for block in each)
         return self._coming
 

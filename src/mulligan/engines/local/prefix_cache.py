@@ -1,6 +1,6 @@
 """Keys and values of tokens that were computed once, and which token ids they belong to.
 
-Saves: a prompt's keys and values are computed once and lie in memory once, however many samples
+Saves: a prompt's keys and values are computed once and held in memory once, however many samples
 share it; a conversation that goes on computes its new tokens only.
 Does not apply: across weights (the engine forgets everything when the policy changes), or to models
 that do not keep one key and value per token and layer (they take the plain path).
@@ -105,7 +105,7 @@ class Trunk:
 
     @property
     def slot(self) -> int:
-        """Where the row lies now."""
+        """Where the row is now."""
         return int(self.block.slot_of_row[self.row])
 
 

@@ -1,6 +1,6 @@
 """Drawing the next token: one uniform number against the cumulative distribution.
 
-Saves: noise for every logit of a large vocabulary (a third of a step when drawn the usual way);
+Avoids noise for every logit of a large vocabulary (a third of a step when drawn the usual way);
 the cumulative sum is taken over blocks of tokens first and within the one chosen block after.
 """
 
@@ -30,7 +30,7 @@ def uniforms(seed: int, rows: Sequence[tuple[int, int]], length: int) -> NDArray
 
 
 def draw(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw one token a row by inverting the cumulative distribution.
+    """Draw one token per row by inverting the cumulative distribution.
 
     Args:
         logits_BV: the model's logits, any float type.
@@ -74,7 +74,7 @@ def _invert(weights_BK: Tensor, uniforms_B1: Tensor) -> tuple[Tensor, Tensor]:
     """Return the index at which the cumulative weight passes the uniform, and what is left of it.
 
     What is left is again uniform in [0, 1): the place within the chosen index's own weight. An
-    index of weight zero is never chosen, for the sum does not rise there.
+    index of weight zero is never chosen, because the sum does not rise there.
     """
     cumulative_BK = weights_BK.cumsum(dim=-1)
     # Rounding may lift a product with a uniform near 1 up to the total, past every index.

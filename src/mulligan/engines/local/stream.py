@@ -83,7 +83,7 @@ class Stream:
         return Layout.build(block, NewTokens(first, starts, counts), self._model, shared)
 
     def _forward(self, tokens: Sequence[int], layout: Layout, head: bool) -> Tensor:
-        """Run the model over a stream; the head scores every token, or as good as none."""
+        """Run the model over a stream; the head scores every token, or next to none."""
         device = self._model.device
         out = self._model(
             input_ids=torch.tensor([tokens], device=device),

@@ -1,7 +1,7 @@
 """vLLM's routes beside generation: versions, weights, adapters, the prefix cache.
 
 They need ``VLLM_SERVER_DEV_MODE=1``, and adapters ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1``. They
-change what the server is, so they are not to be reachable by anybody else.
+change what the server is, so nobody else may be able to reach them.
 """
 
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ class Control:
         self._tell("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
 
     def unload_adapter(self, name: str) -> None:
-        """Let an adapter go."""
+        """Unload an adapter."""
         self._tell("/v1/unload_lora_adapter", {"lora_name": name})
 
     def reset_prefix_cache(self) -> None:

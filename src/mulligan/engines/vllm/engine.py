@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _SAME_SCORES = 0.1
-"""Nats a token: well above what bfloat16 rounds to, well below what another model says."""
+"""Nats per token: well above what bfloat16 rounds to, well below what another model says."""
 
 
 class VllmEngine:

@@ -111,7 +111,7 @@ class VllmProcess:
                 return
 
     def close(self) -> None:
-        """End the server and everything that it started; twice is harmless."""
+        """End the server and everything that it started; a second call does nothing."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(self._process.pid, number)

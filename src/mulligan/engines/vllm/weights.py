@@ -97,7 +97,7 @@ class AdapterPush(Push):
         self._loaded: tuple[str, Path] | None = None
 
     def send(self, policy: nn.Module, label: str) -> str:
-        """Write and load the adapter; let the one before go."""
+        """Write and load the adapter; unload the one before."""
         folder = self._root / label
         save_adapter(policy, folder)
         self._control.load_adapter(label, folder)

@@ -99,7 +99,7 @@ def outcomes(answers: Mapping[Checkpoint, Mapping[str, Any]]) -> Iterator[Outcom
     """Pair the harness's items across checkpoints; a group's subtasks are tasks of their own.
 
     Raises:
-        MulliganError: a task scores its items by something else than right or wrong.
+        MulliganError: a task scores its items by something other than right or wrong.
     """
     first = next(iter(answers.values()))
     for task, samples in first["samples"].items():

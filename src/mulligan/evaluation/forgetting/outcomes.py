@@ -77,7 +77,7 @@ def pooled(tasks: ByTask, checkpoints: Sequence[Checkpoint], margin: float) -> I
 
 
 def _conclusion(n: int, p_equivalent: float, difference: Estimate, p: float) -> Conclusion:
-    """Say what is shown; a difference that is shown and lies within the margin is equivalent."""
+    """Say what is shown; a difference that is shown and within the margin is equivalent."""
     if n < LEAST_POOLED:
         return "undecided"
     if p_equivalent < ALPHA:

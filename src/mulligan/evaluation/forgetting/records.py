@@ -33,7 +33,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How far two checkpoints are apart, in nats for each token."""
+    """How far two checkpoints are apart, in nats per token."""
 
     first: Checkpoint
     second: Checkpoint
@@ -97,7 +97,7 @@ class Pooled:
     difference: Estimate
     margin: float
     p_equivalent: float
-    """Two one-sided tests that the difference lies within the margin."""
+    """Two one-sided tests that the difference is within the margin."""
     conclusion: Conclusion
     """``undecided`` with fewer than 2,000 items, and where neither test rejects."""
 

@@ -1,4 +1,4 @@
-"""`mulligan watch`: a page that shows runs while they go on. It reads, and never writes.
+"""`mulligan watch`: a page that shows runs as they go. It reads, and never writes.
 
 One page written by hand, with a script and a style of its own, all served from here: no build step,
 nothing from another host. What models and tasks wrote reaches the page as JSON and is put there as
@@ -40,7 +40,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 _ASSETS = {"page.js": "text/javascript", "page.css": "text/css"}
 _SECONDS = 1.0
-"""Between two looks at the runs."""
+"""Seconds between two looks at the runs."""
 
 
 def make_app(folder: Path, host: str, is_closing: Callable[[], bool]) -> FastAPI:

@@ -26,7 +26,7 @@ HEADLINES = {
 """Differences that may stand for a run, the first that it has; and how a person reads them."""
 
 _RECENT_STEPS = 20
-"""How many of the newest steps the time left is reckoned from."""
+"""How many of the newest steps the time left is estimated from."""
 
 
 @dataclass(frozen=True, slots=True)

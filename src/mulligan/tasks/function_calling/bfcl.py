@@ -1,8 +1,8 @@
 """Function calling with the Berkeley Function-Calling Leaderboard's single-turn Python problems.
 
-The problems and their possible answers are data files within the package ``bfcl-eval``. The
-package is never imported, for it needs old versions of much else; its files are enough. The rule
-by which an answer is right is in :mod:`mulligan.tasks.function_calling.bfcl_rule`.
+The problems and their possible answers are data files within the package ``bfcl-eval``. The package
+is never imported, because it needs old versions of much else; its files suffice. The rule by which
+an answer is right is in :mod:`mulligan.tasks.function_calling.bfcl_rule`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
