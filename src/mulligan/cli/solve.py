@@ -26,11 +26,14 @@ TaskOptions = Annotated[
     str, typer.Option("--task-options", help='Its options as JSON: {"numbers": 3}.')
 ]
 Tries = Annotated[
-    int, typer.Option("--tries", min=1, help="Most tries at a problem, the first included.")
+    int,
+    typer.Option(
+        "--tries", min=1, help="At most this many tries at a problem, the first included."
+    ),
 ]
 Url = Annotated[
     str | None,
-    typer.Option("--url", help="A server that generates in its place, up to and with /v1."),
+    typer.Option("--url", help="Address of a server that generates instead, including /v1."),
 ]
 ServedModel = Annotated[
     str | None,
@@ -50,13 +53,13 @@ def solve(
     tries: Tries = 2,
     seed: Annotated[int | None, typer.Option("--seed", help="Draw other answers.")] = None,
     at_once: Annotated[
-        int, typer.Option("--at-once", min=1, help="Problems put to the engine together.")
+        int, typer.Option("--at-once", min=1, help="Problems sent to the engine together.")
     ] = 64,
     url: Url = None,
     model: ServedModel = None,
     api_key_env: KeyVariable = None,
 ) -> None:
-    """Answer a file of problems: try, verify, reflect, retry. The same command goes on with it."""
+    """Answer a file of problems: try, verify, reflect, retry. Run again, it continues."""
     from rich.progress import Progress
 
     from mulligan.serving.problems import read_problems
