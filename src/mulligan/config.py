@@ -107,9 +107,12 @@ class Collect(Section):
     """Failures are collected once, offline, with the untrained model."""
 
     problems: PositiveInt
-    """Problems of the training split to try."""
+    """Problems of the training split to try; of a store, the most failures that are taken."""
     attempts: PositiveInt = 1
     """Attempts at each; the failed ones are kept."""
+    store: str | None = None
+    """Folder of failures from production (``mulligan import``), taken instead of trying problems.
+    """
 
 
 class Generate(Section):

@@ -39,7 +39,8 @@ def test_every_command_is_in_the_reference_with_its_options():
     page = load_hooks().commands_page()
 
     for command in COMMANDS:
-        assert f"## mulligan {command.__name__.replace('_', '-')}\n" in page
+        name = command.__name__.strip("_").replace("_", "-")
+        assert f"## mulligan {name}\n" in page
     assert "`--include_path`" in page
     assert "`--with-failures`" in page
 

@@ -4,7 +4,18 @@ import sys
 
 import typer
 
-from mulligan.cli import forget, hub, objectives, overview, results, solve, stages, study, tasks
+from mulligan.cli import (
+    forget,
+    hub,
+    import_logs,
+    objectives,
+    overview,
+    results,
+    solve,
+    stages,
+    study,
+    tasks,
+)
 from mulligan.cli.console import print_error, set_up_log
 from mulligan.errors import MulliganError
 
@@ -19,6 +30,7 @@ COMMANDS = (
     results.show,
     results.export,
     solve.solve,
+    import_logs.import_,
     study.study,
     study.seeds,
     overview.plan,
@@ -33,7 +45,8 @@ COMMANDS = (
     objectives.objectives,
     overview.doctor,
 )
-"""In the order in which ``--help`` lists them; ``new_task`` is typed as ``new-task``."""
+"""In the order in which ``--help`` lists them; ``new_task`` is typed as ``new-task``, and
+``import_`` as ``import``."""
 
 app = typer.Typer(
     help="A second chance for small language models, and learning from it: "
@@ -43,7 +56,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command(command.__name__.strip("_").replace("_", "-"))(command)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -98,19 +98,33 @@ def load(
     from mulligan.config import ServerEngine
     from mulligan.serving.mulligan import Mulligan
 
-    try:
-        options = json.loads(task_options)
-    except (ValueError, RecursionError) as error:
-        raise MulliganError(f"--task-options should be a JSON object: {error}.") from error
-    if not isinstance(options, dict):
-        raise MulliganError(f"--task-options should be a JSON object, not {task_options}.")
     server = None
     if url is not None:
         served = model or source
         server = ServerEngine(kind="server", url=url, model=served, api_key_env=api_key_env)
     return Mulligan.load(
-        source, task=task, task_options=options or None, tries=tries, seed=seed, server=server
+        source,
+        task=task,
+        task_options=options_of(task_options) or None,
+        tries=tries,
+        seed=seed,
+        server=server,
     )
+
+
+def options_of(text: str) -> dict[str, Any]:
+    """Return the options of a task from the command line.
+
+    Raises:
+        MulliganError: they are not a JSON object.
+    """
+    try:
+        options = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MulliganError(f"--task-options should be a JSON object: {error}.") from error
+    if not isinstance(options, dict):
+        raise MulliganError(f"--task-options should be a JSON object, not {text}.")
+    return options
 
 
 def _show(tally: "Tally", tries: int) -> None:

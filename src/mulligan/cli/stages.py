@@ -68,7 +68,9 @@ def collect(target: Target, settings: Settings = None, runs: Runs = Path("runs")
 
 def train(target: Target, settings: Settings = None, runs: Runs = Path("runs")) -> None:
     """Reflect on the failures, retry, and reward the reflections that led to a pass."""
-    _run_some(target, settings, runs, ["train"])
+    recipe, _ = find_run(target, settings, runs)
+    before = ["warmup", "collect"] if recipe.collect.store else []  # collecting is copying then
+    _run_some(target, settings, runs, [*before, "train"])
 
 
 def evaluate(

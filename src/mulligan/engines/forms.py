@@ -235,9 +235,9 @@ class ChatForm(Form):
         if counted > sampling.max_tokens:
             raise PassingTrouble(f"{counted} tokens, but {sampling.max_tokens} allowed")
         thoughts = message.reasoning_content or message.reasoning
-        text = "\n".join(
-            [*filter(None, [message.content]), *map(_as_text, message.tool_calls or ())]
-        )
+        calls = [call.function for call in message.tool_calls or ()]
+        written = (written_call(call.name, call.arguments) for call in calls)
+        text = "\n".join([*filter(None, [message.content]), *written])
         return Completion(
             token_ids=(),
             text=text,
@@ -249,13 +249,13 @@ class ChatForm(Form):
         )
 
 
-def _as_text(call: _ToolCall) -> str:
-    """Write a call that the server has read as models write it and tasks read it."""
+def written_call(name: str, arguments: str) -> str:
+    """Write a call that a server has read as models write it and tasks read it."""
     try:
-        arguments = json.loads(call.function.arguments)
+        read = json.loads(arguments)
     except (ValueError, RecursionError):
-        arguments = call.function.arguments
-    written = json.dumps({"name": call.function.name, "arguments": arguments}, ensure_ascii=False)
+        read = arguments
+    written = json.dumps({"name": name, "arguments": read}, ensure_ascii=False)
     return f"<tool_call>\n{written}\n</tool_call>"
 
 

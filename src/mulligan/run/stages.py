@@ -26,6 +26,7 @@ from mulligan.randomness import derive_seed
 from mulligan.run import advice
 from mulligan.run.dev import dev_looks
 from mulligan.run.out_of_memory import memory_errors
+from mulligan.run.reported import reported_problems, take_reported
 from mulligan.run.session import Session
 from mulligan.storage.atomic import remove_folder, whole_folder
 from mulligan.storage.records import RecordLog
@@ -59,7 +60,7 @@ def warm_up_stage(session: Session) -> None:
     from mulligan.trainer.sft import fine_tune
 
     recipe, settings = session.recipe, session.recipe.sft
-    problems = session.problems("train", recipe.collect.problems)
+    problems = reported_problems(session) or session.problems("train", recipe.collect.problems)
     make_objective(recipe).reward.check(session.task, problems)  # said now, not hours later
     session.problems(recipe.evaluate.split, recipe.evaluate.problems)
     if recipe.evaluate.every is not None:
@@ -107,6 +108,9 @@ def warm_up_stage(session: Session) -> None:
 def collect_stage(session: Session) -> None:
     """Let the model try the training problems; keep what it fails."""
     recipe, run = session.recipe, session.run
+    if recipe.collect.store is not None:
+        take_reported(session)
+        return
     model, tokenizer = session.load(session.start_model)
     problems = session.problems("train", recipe.collect.problems)
     engine = session.engine(model, tokenizer)
