@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 KILLS ?= 200
-# Two processes of one thread each: a thread pool a process would only wait for the other's.
+# Two processes of one thread each: two thread pools would only wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .PHONY: demo docs test test-all test-faults lint types install vllm clean

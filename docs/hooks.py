@@ -14,12 +14,25 @@ from mulligan.config import Recipe
 
 MENU = {
     "First run": ["index.md", "your_model.md", "bring_your_own_task.md"],
-    "Use it": ["follow_and_share.md", "forgetting.md", "production.md", "python_api.md"],
-    "Go further": ["objectives.md", "studies.md", "scale.md", "multi_gpu.md", "performance.md"],
+    "Use it": [
+        "evaluation.md",
+        "follow_and_share.md",
+        "forgetting.md",
+        "production.md",
+        "python_api.md",
+    ],
+    "Go further": [
+        "objectives.md",
+        "engines.md",
+        "studies.md",
+        "scale.md",
+        "multi_gpu.md",
+        "performance.md",
+    ],
     "What holds": ["results/README.md", "talk.md", "reliability.md", "design.md"],
     "Reference": ["settings.md", "commands.md"],
 }
-"""Pages in the order of the menu; those that there are not (yet) are left out, others come last."""
+"""Pages in the order of the menu; those that do not exist (yet) are left out, others come last."""
 
 MADE = {"settings.md", "commands.md"}
 
