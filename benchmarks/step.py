@@ -42,7 +42,7 @@ Step = Callable[[int], float]
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Let both take their steps by turns and print a table."""
+    """Let both take their steps in turn and print a table."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = measure(device, torch.bfloat16)
     print(machine)

@@ -2,7 +2,7 @@
 
 TRL runs its own ``_compute_loss`` on a batch as its own generation would leave it. Its gradient
 checkpointing, on by default, is off for the ratios: without it TRL is faster. Each works in a
-process of its own, and they take their steps by turns. Peak memory is what a step adds to a process
+process of its own, and they take their steps in turn. Peak memory is what a step adds to a process
 that has loaded the model, gradients included.
 """
 

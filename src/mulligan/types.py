@@ -424,7 +424,7 @@ class Trial:
     problem_id: str
     sample: int
     when: str
-    """``before`` or ``after`` training, or the name of another model that is set beside them."""
+    """``before`` or ``after`` training, or the name of another model that was evaluated too."""
     question: str
     """The problem as a person reads it."""
     first_try: Answer

@@ -366,7 +366,9 @@ def test_a_model_that_the_server_does_not_serve_is_refused_with_the_nearest(tiny
 
 
 def test_a_server_takes_no_weights(serve):
-    with pytest.raises(MulliganError, match=r"takes no weights, and step 3 needs its own"):
+    with pytest.raises(
+        MulliganError, match=r"takes no weights, and step 3 needs weights of its own"
+    ):
         engine(serve()).update_weights(None, 3)
 
 

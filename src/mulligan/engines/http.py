@@ -212,7 +212,7 @@ def _checked_host(base_url: str) -> str:
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise MulliganError(
-            f"The server's address should be a URL such as http://host:8000/v1, and is "
+            "The server's address should be a URL such as http://host:8000/v1, but is "
             f"{base_url!r}. Correct it."
             if "@" not in base_url
             else "The server's address should be a URL such as http://host:8000/v1. Correct it."
@@ -244,7 +244,7 @@ def _key_from(variable: str | None) -> str | None:
 def _retry_after(headers: Mapping[str, str]) -> float:
     try:
         wait_s = float(headers.get("retry-after", "0"))
-    except ValueError:  # a date: our own backoff will do
+    except ValueError:  # a date: our own backoff is enough
         return 0.0
     return min(wait_s, _LONGEST_WAIT_S) if wait_s > 0 else 0.0
 

@@ -129,7 +129,7 @@ def find_engine(kind: str) -> type[EngineMaker]:
     if not (isinstance(maker, type) and issubclass(maker, EngineMaker)):
         raise MulliganError(
             f"The engine {kind!r} ({installed[kind].value}) should be a class derived from "
-            f"mulligan.engines.registry.EngineMaker, and is {maker!r}."
+            f"mulligan.engines.registry.EngineMaker, but is {maker!r}."
         )
     return maker
 

@@ -68,7 +68,8 @@ class ServerEngine:
         """
         del policy
         raise MulliganError(
-            f"The server {self._client.host} takes no weights, and step {version} needs its own. "
+            f"The server {self._client.host} takes no weights, and step {version} needs "
+            "weights of its own. "
             "Train with engine.kind=local or engine.kind=vllm."
         )
 

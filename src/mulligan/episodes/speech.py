@@ -66,7 +66,7 @@ class Listener:
 
 
 def _as_json(arguments: str) -> object:
-    """Return a call's arguments as JSON, or as the text that is none."""
+    """Return a call's arguments as JSON, or as plain text where it is none."""
     try:
         return json.loads(arguments)
     except (ValueError, RecursionError):

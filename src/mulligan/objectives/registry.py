@@ -55,7 +55,7 @@ def find(base: type[C], name: str) -> type[C]:
     if not (isinstance(found, type) and issubclass(found, base)):
         raise MulliganError(
             f"The {kind} {name!r} ({point.value}) should be a class derived from "
-            f"mulligan.objectives.base.{base.__name__}, and is {found!r}."
+            f"mulligan.objectives.base.{base.__name__}, but is {found!r}."
         )
     return found
 

@@ -61,7 +61,7 @@ class Drawing:
 
     caption: str
     description: str
-    """Tells its content to who cannot see it."""
+    """Tells its content to those who cannot see it."""
     svg: str
     """An ``<svg>`` element whose colours are CSS variables."""
 

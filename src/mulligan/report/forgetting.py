@@ -24,8 +24,8 @@ ABOUT = (
     "Brackets hold 95% intervals. Divergence is that of the next token over the whole "
     "vocabulary, in each direction on the answers that the first-named model gives to the "
     "run’s own problems; the English text is Python’s own documentation. A task is multiple "
-    "choice: the answer that the model finds most likely is its choice. The warm-up is no part of "
-    "the method, so its cost stands apart."
+    "choice: the answer that the model finds most likely is its choice. The warm-up is not "
+    "part of the method, so its cost is shown apart."
 )
 
 

@@ -13,7 +13,7 @@ _STAGES = (
         "sft",
         "Warm-up",
         "Supervised training on generated conversations, for a model below the method’s reach. "
-        "It is no part of the method: the table’s “before” is measured after it.",
+        "It is not part of the method: the table’s “before” is measured after it.",
     ),
     ("collect", "Collect failures", "The model tries training problems; what fails is stored."),
     (

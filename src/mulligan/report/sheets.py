@@ -186,7 +186,7 @@ def flips_sheet(table: Table) -> Sheet:
 
 
 def models_sheet(table: Table) -> Sheet:
-    """Return what other models solve, where some were set beside the trained one."""
+    """Return what other models solve, where some were evaluated too."""
     others = [when for when in table.whens if when not in TIMES]
     rows = [
         SheetRow(TITLES[column], tuple(rate(table.cell(column, when)) for when in others))

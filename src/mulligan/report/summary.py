@@ -46,8 +46,8 @@ def _what_was_done(run: RunContent) -> Iterator[str]:
         yield f"{model} is to be trained on {task}; no training step is recorded yet."
     if is_warmed_up(run):
         yield (
-            "It was first warmed up by supervised training on generated conversations; that is "
-            "no part of the method, and “before training” means after the warm-up."
+            "It was first warmed up by supervised training on generated conversations; that "
+            "is not part of the method, and “before training” means after the warm-up."
         )
 
 

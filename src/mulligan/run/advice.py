@@ -31,11 +31,12 @@ def on_collected(lines: Iterable[Collected], failures: Sequence[Failure]) -> lis
     says = []
     if attempts and passed == 0:
         says.append(
-            f"None of {attempts} first tries passed ({unparseable} could not be read), so retries "
-            "will hardly pass either. Give easier problems, a larger model, or an sft section."
+            f"None of {attempts} first tries passed ({unparseable} could not be read), so "
+            "retries are unlikely to pass either. Use easier problems, a larger model, or an "
+            "sft section."
         )
     if attempts and passed == attempts:
-        says.append(f"All {attempts} first tries passed: give harder problems or a smaller model.")
+        says.append(f"All {attempts} first tries passed: use harder problems or a smaller model.")
     if failures and cut > MOSTLY * len(failures):
         says.append(
             f"{cut} of {len(failures)} failed answers were cut off at the limit. "

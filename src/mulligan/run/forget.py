@@ -1,6 +1,6 @@
 """What a run cost: the original model, the one after the warm-up and the trained one, compared.
 
-The warm-up is no part of the method, so what it makes a model forget stands apart from what
+The warm-up is not part of the method, so what it makes a model forget is kept apart from what
 training does.
 """
 

@@ -50,9 +50,9 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def holder(folder: Path) -> int | None:
-    """Return the process id of who holds a run folder, or None where nobody does.
+    """Return the id of the process that holds a run folder, or None where none does.
 
-    Only reads, so that a folder of another user's will do.
+    Only reads, so that it also works on another user's folder.
     """
     try:
         with (folder / NAME).open("rb") as file:
@@ -94,7 +94,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _write_owner(descriptor: int, text: str) -> None:
-    """Say who holds the lock, as a courtesy: a full disk must not keep the lock from holding."""
+    """Write the holder's id, as a courtesy: the lock must hold even when the disk is full."""
     if descriptor in _held:
         with suppress(OSError):
             os.ftruncate(descriptor, 0)

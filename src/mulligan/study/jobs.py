@@ -39,7 +39,7 @@ class Job:
     needs: tuple[str, ...]
     """Jobs whose folders it takes from."""
     run: PlannedRun | None = None
-    """The run that it ends, for a job that is no shared stage."""
+    """The run that it ends, for a job that is not a shared stage."""
 
 
 @dataclass(frozen=True)

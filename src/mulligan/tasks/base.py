@@ -26,7 +26,7 @@ class TaskSource:
 
 
 class Task(ABC):
-    """A named set of problems, how a problem is put to a model, and the verifier.
+    """A named set of problems, how a model is asked, and the verifier.
 
     A subclass takes its options as keyword arguments of ``__init__``; the recipe's
     ``task_options`` are passed there. A task knows no model, engine or tokenizer.

@@ -176,6 +176,6 @@ def _cache_option(model: PreTrainedModel) -> str | None:
 
 
 def last_only(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the option that spares the head all positions but the last, where there is one."""
+    """Return the option that has the head compute the last position only, where there is one."""
     takes = "logits_to_keep" in inspect.signature(model.forward).parameters
     return {"logits_to_keep": 1} if takes else {}

@@ -5,7 +5,7 @@ An answer is one equation and nothing else, in one of two places:
 - inside the last ``<answer>`` tag, where the answer has one: all that stands in it;
 - else on the last line: all of it, but for a label (``Answer:``, ``The answer is``, ``So``).
 
-What a model thinks first, between ``<think>`` and ``</think>``, is no part of its answer. Closing
+What a model thinks first, between ``<think>`` and ``</think>``, is not part of its answer. Closing
 punctuation and common mark-up (backticks, bold, ``$``, ``\boxed{}``) are passed over. Anything
 else beside the equation spoils it: a text that names a right equation and rejects it, or goes on
 after it, has not answered with it.

@@ -164,7 +164,7 @@ class Countdown(Task):
 
     def _solves(self, problem: Problem, text: str) -> bool:
         if sorted(_DIGITS.findall(text)) != sorted(map(str, problem.given["numbers"])):
-            return False  # spares a text full of other equations the parsing of each
+            return False  # so that a text full of other equations need not be parsed
         try:
             expression = parse(text)
         except NotArithmetic:

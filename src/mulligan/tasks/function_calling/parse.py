@@ -236,7 +236,7 @@ def _python_values(text: str) -> list[Any] | None:
     """Return the calls and literals of which a Python text consists, ``None`` for other texts."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a model's "\d" is no business of the terminal
+            warnings.simplefilter("ignore")  # a model's "\d" should not show in the terminal
             statements = ast.parse(text.strip()).body
         return [_python_value(statement) for statement in statements]
     except _PYTHON_FAULTS:
