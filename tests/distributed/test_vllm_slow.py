@@ -186,7 +186,7 @@ def test_a_server_that_is_too_slow_is_given_up(running, tokenizer, tmp_path, mon
     engine, _ = running
     slow = connect(f"{engine._process.root}/v1", "policy", tokenizer)
     slow._client._http.timeout = 0.01
-    with pytest.raises(MulliganError, match="at last: ReadTimeout"):
+    with pytest.raises(MulliganError, match="most recently: ReadTimeout"):
         slow.generate(prompts(tokenizer), 1, Sampling(0.9, 200))
 
 

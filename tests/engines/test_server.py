@@ -180,14 +180,14 @@ def test_more_choices_than_asked_for_are_left_out(serve):
 
 def test_one_prompt_that_fails_fails_the_call_rather_than_giving_a_partial_answer(serve):
     server = serve(lambda handler, _, request: request["prompt"] == [9] and handler.reply(500, {}))
-    with pytest.raises(MulliganError, match="at last: status 500"):
+    with pytest.raises(MulliganError, match="most recently: status 500"):
         engine(server).generate([(1,), (9,), (2,)], 2, SAMPLING)
 
 
 def test_a_server_that_hangs_is_given_up(serve):
     hang = threading.Event()
     server = serve(lambda *_: hang.wait(10))
-    with pytest.raises(MulliganError, match="at last: ReadTimeout"):
+    with pytest.raises(MulliganError, match="most recently: ReadTimeout"):
         engine(server, timeout_s=0.1).generate([PROMPT], 1, SAMPLING)
     hang.set()
 

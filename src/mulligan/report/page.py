@@ -30,8 +30,8 @@ _HOW_TO_READ = (
     "A problem counts as solved after reflection when the first try or the retry passes: the "
     "retry is only asked for where the first try failed. What reflection adds is that rate less "
     "the rate of the same problems asked again with nothing in between, so that the second "
-    "chance itself cancels out. Intervals hold 95%: Wilson’s for rates, a paired bootstrap "
-    "over problems for differences. They hold for this trained model only: another seed gives another "
+    "chance itself cancels out. Intervals hold 95%: Wilson’s for rates, a paired bootstrap over "
+    "problems for differences. They hold for this trained model only: another seed gives another "
     "model, and a claim about the method needs several (mulligan study)."
 )
 _ABOUT_FORMAT = (
