@@ -47,7 +47,7 @@ def test_it_goes_on_to_what_the_old_version_made_of_it(old_run):
 def test_a_large_old_run_is_not_gone_on_with_for_its_batches_had_another_order(
     old_run, monkeypatch
 ):
-    monkeypatch.setattr("mulligan.run.stages.SAME_IN_FORMAT_1", 4)
+    monkeypatch.setattr("mulligan.run.failures.SAME_IN_FORMAT_1", 4)
     outcome = run_cli("run", "recipe.yaml", "train.stop_after=null", "--runs", "runs", "--resume")
     assert outcome.code == 1
     assert "drew batches from more than 4 failures in another order" in " ".join(

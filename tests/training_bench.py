@@ -8,6 +8,7 @@ from mulligan.interrupt import StopRequest
 from mulligan.models.load import load_model
 from mulligan.models.policies import FullPolicy
 from mulligan.storage.run_folder import RunFolder
+from mulligan.trainer.failure_sources import StoredFailures
 from mulligan.trainer.loop import Look, train
 from mulligan.types import Attempt, Failure, Sampling, Verdict
 from mulligan.verifiers.pool import InProcessVerifier
@@ -37,7 +38,9 @@ class Bench:
                 policy=FullPolicy(policy),
                 tokenizer=tokenizer,
                 engine=engine(policy, tokenizer),
-                store=store,
+                failures=StoredFailures(
+                    store, recipe.seed_of("train"), recipe.train.failures_per_step
+                ),
                 conversations=speak,
                 verify=verify or InProcessVerifier(Parity()).verify_many,
                 verifier=InProcessVerifier(Parity()),

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import pytest
@@ -55,6 +56,17 @@ def test_the_report_draws_the_curve(watched, tiny_run):
     page = (watched / "report.html").read_text()
     assert f"After reflection {first} at step 0, {last} at 4" in page
     assert "Solved on dev" not in (tiny_run / "report.html").read_text()
+
+
+def test_how_far_the_store_has_drifted_is_measured_at_each_look_and_shown(watched):
+    drift = lines(watched / "store_drift.jsonl")
+    assert [line["step"] for line in drift] == [0, 1, 2, 3, 4]
+    assert {line["judged"] for line in drift} == {6}
+    page = " ".join((watched / "report.html").read_text().split())
+    first, last = (f"{drift[place]['passed'] / 6:.0%}" for place in (0, -1))
+    interval = r"\[\d+%, \d+%\]"
+    says = rf"would pass {first} {interval} at step 0 and {last} {interval} at step 4"
+    assert re.search(says, page)
 
 
 def test_evaluating_on_dev_changes_nothing_in_training(watched, tiny_run):

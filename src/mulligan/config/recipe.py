@@ -83,7 +83,7 @@ class Sft(Section):
 
 
 class Collect(Section):
-    """Failures are collected once, offline, with the untrained model."""
+    """Where the failures come from that the model learns from."""
 
     problems: PositiveInt
     """Problems of the training split to try; of a store, the most failures that are taken."""
@@ -92,6 +92,17 @@ class Collect(Section):
     store: str | None = None
     """Folder of failures from production (``mulligan import``), taken instead of trying problems.
     """
+    failures: Literal["stored", "online"] = "stored"
+    """``stored``: all problems are tried before training. ``online``: every step draws problems,
+    tries them with the policy as it is then, and trains on what failed."""
+
+    @model_validator(mode="after")
+    def _stored_or_online(self) -> Self:
+        if self.store is not None and self.failures == "online":
+            raise ValueError(
+                "collect.store gives failures, and collect.failures: online finds them"
+            )
+        return self
 
 
 class Generate(Section):

@@ -1,6 +1,7 @@
-"""Failures are collected first: once, offline, with the model as it is before training."""
+"""Failures are collected by letting the model try problems: before training, or step by step."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -60,7 +61,7 @@ def collect(
     Raises:
         MulliganError: not even a first try fits the context.
     """
-    for number, chunk in enumerate(_chunks(problems, at_once)):
+    for number, chunk in enumerate(chunks(problems, at_once)):
         if str(number) not in log:
             engine.reset_cache()
             drawn = Sampling(
@@ -68,28 +69,73 @@ def collect(
                 sampling.max_tokens,
                 derive_seed(sampling.seed, "collect", number),
             )
-            asked = [
-                problem
-                for problem in chunk
-                if conversations.fits(conversations.attempt(problem), sampling.max_tokens)
-            ]
-            tries = attempt(engine, conversations, verify, asked, attempts, drawn)
-            failed = [each for each in tries if each.verdict.status in ("failed", "unparseable")]
-            kept = [
-                each
-                for each in failed
-                if conversations.about(each.verdict).failure_fits(
-                    each.problem, each.completion, reflection_tokens, sampling.max_tokens
-                )
-            ]
-            for each in kept:
-                key = failure_id(each.problem.id, each.sample, model, sampling)
-                store.append(Failure(key, without_logprobs(each), model, sampling))
+            tried = try_problems(
+                engine, conversations, verify, chunk, attempts, drawn, reflection_tokens
+            )
+            for each in tried.failed:
+                store.append(as_failure(each, model, sampling))
             store.sync()
-            left_out = len(chunk) - len(asked) + len(failed) - len(kept)
-            log.append(_count(number, tries, left_out))
+            log.append(
+                Collected(number, len(tried.attempts), **tried.counts, too_long=tried.too_long)
+            )
         progress(len(chunk))
     _say_what_is_left_out(log)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What became of some problems that were tried."""
+
+    attempts: tuple[Attempt, ...]
+    failed: tuple[Attempt, ...]
+    """Those that did not pass, and that a reflection and a retry can follow."""
+    too_long: int
+    """Problems, and failures on others, whose conversation does not fit the model's context."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many attempts there are of each kind of verdict."""
+        statuses = Counter(each.verdict.status for each in self.attempts)
+        return {
+            "passed": statuses["passed"],
+            "failed": statuses["failed"],
+            "unparseable": statuses["unparseable"],
+            "errors": statuses["error"],
+        }
+
+
+def try_problems(
+    engine: Engine,
+    conversations: Conversations,
+    verify: Verify,
+    problems: Sequence[Problem],
+    attempts: int,
+    sampling: Sampling,
+    reflection_tokens: int,
+) -> Tried:
+    """Try each problem some times; leave out and count what does not fit the model's context."""
+    asked = [
+        problem
+        for problem in problems
+        if conversations.fits(conversations.attempt(problem), sampling.max_tokens)
+    ]
+    tries = attempt(engine, conversations, verify, asked, attempts, sampling)
+    failed = [each for each in tries if each.verdict.status in ("failed", "unparseable")]
+    kept = [
+        each
+        for each in failed
+        if conversations.about(each.verdict).failure_fits(
+            each.problem, each.completion, reflection_tokens, sampling.max_tokens
+        )
+    ]
+    left_out = len(problems) - len(asked) + len(failed) - len(kept)
+    return Tried(tuple(tries), tuple(kept), left_out)
+
+
+def as_failure(tried: Attempt, model: str, sampling: Sampling) -> Failure:
+    """Return a failed attempt as it is stored, with the model and the settings it came from."""
+    key = failure_id(tried.problem.id, tried.sample, model, sampling)
+    return Failure(key, without_logprobs(tried), model, sampling)
 
 
 def _say_what_is_left_out(log: RecordLog[Collected]) -> None:
@@ -120,20 +166,8 @@ def collected_key(record: Collected) -> str:
     return str(record.chunk)
 
 
-def _count(number: int, tries: Sequence[Attempt], too_long: int) -> Collected:
-    statuses = [each.verdict.status for each in tries]
-    return Collected(
-        chunk=number,
-        attempts=len(tries),
-        passed=statuses.count("passed"),
-        failed=statuses.count("failed"),
-        unparseable=statuses.count("unparseable"),
-        errors=statuses.count("error"),
-        too_long=too_long,
-    )
-
-
-def _chunks(problems: Sequence[Problem], size: int) -> Iterator[list[Problem]]:
+def chunks(problems: Sequence[Problem], size: int) -> Iterator[list[Problem]]:
+    """Cut problems into chunks; the last may be smaller."""
     rest = iter(problems)
     while chunk := list(islice(rest, size)):
         yield chunk

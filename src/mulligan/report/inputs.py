@@ -10,6 +10,7 @@ from mulligan.errors import MulliganError
 from mulligan.evaluation.dev_curve import DevPoint, read_dev
 from mulligan.evaluation.forgetting.records import Forgetting, read_forgetting
 from mulligan.evaluation.results import compute
+from mulligan.evaluation.store_drift import StoreDrift, read_store_drift
 from mulligan.evaluation.tables import Table
 from mulligan.evaluation.trials import Trials, plan_of, read_trials
 from mulligan.report.trained import TrainedGroup, choose_groups
@@ -36,6 +37,8 @@ class RunContent:
     """One row per step: seconds of its parts."""
     dev: Sequence[DevPoint]
     """What was solved on dev while training; empty where nothing was evaluated there."""
+    store_drift: Sequence[StoreDrift]
+    """How many stored failures the policy would pass, over training; empty without dev."""
     failures: int
     """How many failures are stored."""
     trials: Trials
@@ -67,6 +70,7 @@ def read_run(run: Path) -> RunContent:
         metrics=_rows(folder.metrics),
         timings=_rows(folder.timings),
         dev=read_dev(folder.dev),
+        store_drift=read_store_drift(folder.store_drift),
         failures=count_lines(folder.failures),
         trials=trials,
         groups=choose_groups(folder),

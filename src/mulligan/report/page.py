@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import median
 
 from mulligan.evaluation.controls import CONTROLS
+from mulligan.evaluation.statistics import Interval
 from mulligan.evaluation.tables import Table
 from mulligan.report import episodes, forgetting
 from mulligan.report.figures import rates_figure, reason_figures, training_figures
@@ -166,8 +167,25 @@ def _training(run: RunContent) -> Iterator[Html]:
         yield element("div", *map(figure, figures), class_="charts")
 
 
+def _share_text(share: Interval) -> str:
+    return f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}]"
+
+
+def _is_online(run: RunContent) -> bool:
+    collect = run.settings.get("collect")
+    return isinstance(collect, Mapping) and collect.get("failures") == "online"
+
+
 def _about_training(run: RunContent) -> Iterator[str]:
-    yield f"{len(run.metrics):,} steps on {run.failures:,} stored failures."
+    kind = "failures of the policy as it was at each step" if _is_online(run) else "stored failures"
+    yield f"{len(run.metrics):,} steps on {run.failures:,} {kind}."
+    shares = [(line.step, share) for line in run.store_drift if (share := line.share)]
+    if len(shares) > 1:
+        (first, before), (last, after) = shares[0], shares[-1]
+        yield (
+            f"Of a sample of them the policy would pass {_share_text(before)} at step {first:,} "
+            f"and {_share_text(after)} at step {last:,}; the more, the less the store says of it."
+        )
     parts = [
         (row["rollout"], row["update"]) for row in run.timings if {"rollout", "update"} <= {*row}
     ]

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 from mulligan.engines.base import Engine
 from mulligan.episodes.conversation import Conversations
+from mulligan.episodes.failures import FailureStore
 from mulligan.evaluation.dev_curve import dev_name, dev_protocol, standing
 from mulligan.evaluation.evaluate import evaluate
+from mulligan.evaluation.store_drift import measure_drift, open_store_drift, sample_of
 from mulligan.evaluation.trials import open_trials
 from mulligan.run.session import Session
 
@@ -45,8 +47,22 @@ def dev_looks(
                 log,
             )
             found = standing(log, step)
+        if recipe.collect.failures != "online":
+            _measure_drift(session, engine, conversations, step)
         engine.reset_cache()
         patience = recipe.train.patience
         return Look(found.is_best, patience is not None and found.since_best >= patience)
 
     return look
+
+
+def _measure_drift(
+    session: Session, engine: Engine, conversations: Conversations, step: int
+) -> None:
+    """Write down how many of the stored failures the policy would pass, unless that is known."""
+    recipe, run = session.recipe, session.run
+    with open_store_drift(run.store_drift) as log, FailureStore(run.failures) as store:
+        if str(step) not in log:
+            count, seed = recipe.evaluate.dev_problems, recipe.seed_of("evaluate")
+            problems = sample_of(store, count, seed)
+            log.append(measure_drift(engine, conversations, session.verify, problems, recipe, step))

@@ -14,7 +14,6 @@ from mulligan.engines.base import require_token_ids, require_trainable
 from mulligan.engines.registry import find_engine
 from mulligan.episodes.collect import Collected, collect, collected_key
 from mulligan.episodes.conversation import tells_verdict
-from mulligan.episodes.epochs import SAME_IN_FORMAT_1
 from mulligan.episodes.failures import FailureStore
 from mulligan.errors import MulliganError
 from mulligan.evaluation.controls import controls_of
@@ -25,6 +24,7 @@ from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
 from mulligan.run import advice
 from mulligan.run.dev import dev_looks
+from mulligan.run.failures import failures_of
 from mulligan.run.out_of_memory import memory_errors
 from mulligan.run.reported import reported_problems, take_reported
 from mulligan.run.session import Session
@@ -111,6 +111,9 @@ def collect_stage(session: Session) -> None:
     if recipe.collect.store is not None:
         take_reported(session)
         return
+    if recipe.collect.failures == "online":
+        session.console.print("collect: every training step tries problems of its own")
+        return
     model, tokenizer = session.load(session.start_model)
     problems = session.problems("train", recipe.collect.problems)
     engine = session.engine(model, tokenizer)
@@ -160,20 +163,15 @@ def train_stage(session: Session) -> None:
     if warning := advice.on_learning_rate(recipe, model.num_parameters()):
         logger.warning("%s", warning)
     engine = session.engine(model, tokenizer)  # copies the model before adapters are put into it
+    conversations = session.conversations(model, tokenizer)
     steps = recipe.train.steps
     done = session.checkpoints.newest()
     with (
         session.progress("train", steps) as advance,
-        FailureStore(run.failures) as store,
+        failures_of(session, engine, conversations, begun=bool(done)) as failures,
         open_trackers(run, recipe) as trackers,
     ):
         advance(done or 0)
-        if done and recipe.format == 1 and len(store) > SAME_IN_FORMAT_1:
-            raise MulliganError(
-                f"{run.path} was begun by Mulligan 0.1.0, which drew batches from more than "
-                f"{SAME_IN_FORMAT_1:,} failures in another order. Finish it with that version, or "
-                "start a new run: `mulligan run` takes its config.yaml and name=..."
-            )
 
         def progress(line: StepMetrics) -> None:
             if line.step == (done or 0) + 1 and (warning := advice.on_reflections(line)):
@@ -182,12 +180,11 @@ def train_stage(session: Session) -> None:
             trackers.append(asdict(line))
 
         policy = session.policy(model)
-        conversations = session.conversations(model, tokenizer)
         train(
             policy=policy,
             tokenizer=tokenizer,
             engine=engine,
-            store=store,
+            failures=failures,
             conversations=conversations,
             verify=session.verify,
             verifier=session.verifier,

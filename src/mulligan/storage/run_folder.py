@@ -70,6 +70,11 @@ class RunFolder:
         """Evaluations on the dev split while training goes on: one line per trial."""
         return self.path / "dev.jsonl"
 
+    @property
+    def store_drift(self) -> Path:
+        """How many stored failures the policy would pass, measured with each evaluation on dev."""
+        return self.path / "store_drift.jsonl"
+
     def evaluation(self, when: str) -> Path:
         """One line per trial, ``before`` or ``after`` training."""
         return self.path / "evaluation" / f"{when}.jsonl"

@@ -161,7 +161,14 @@ def _left_by(stage: str) -> tuple[str, ...]:
         "warmup": (run.warmed_up, run.warmup_log),
         "collect": (run.failures, run.collected),
         "evaluate-before": (run.evaluation("before"),),
-        "train": (run.checkpoints, run.metrics, run.timings, run.episodes),
+        "train": (
+            run.checkpoints,
+            run.metrics,
+            run.timings,
+            run.episodes,
+            run.failures,
+            run.collected,
+        ),
     }
     return tuple(map(str, left[stage]))
 

@@ -2,7 +2,7 @@
 
 The loop reads top to bottom: the step's failures, G reflections and retries each, verdicts,
 rewards, advantages, one optimiser step on the tokens of the reflections. A step depends on the
-weights, the failure store and the step's number only, so a resumed run repeats exactly what an
+weights, the source of failures and the step's number only, so a resumed run repeats exactly what an
 uninterrupted one would have done.
 """
 
@@ -19,7 +19,6 @@ from transformers import PreTrainedTokenizerBase
 from mulligan.config import Recipe
 from mulligan.engines.base import Engine, require_version
 from mulligan.episodes.conversation import Conversations
-from mulligan.episodes.failures import FailureStore
 from mulligan.episodes.rollout import Verify
 from mulligan.errors import MulliganError
 from mulligan.interrupt import StoppedEarly, StopRequest
@@ -31,6 +30,7 @@ from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
 from mulligan.storage.checkpoint import Checkpoints
 from mulligan.storage.run_folder import RunFolder
+from mulligan.trainer.failure_sources import FailureSource
 from mulligan.trainer.metrics import StepRecords, step_metrics, trained_episodes
 from mulligan.trainer.optimizer import PolicyOptimizer, seed_generators
 from mulligan.trainer.rollouts import Rollouts
@@ -61,7 +61,7 @@ def train(
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     engine: Engine,
-    store: FailureStore,
+    failures: FailureSource,
     conversations: Conversations,
     verify: Verify,
     verifier: Verifier,
@@ -77,7 +77,7 @@ def train(
         policy: what is trained of it has float32 weights.
         tokenizer: saved with it.
         engine: generates with its weights.
-        store: the failures to learn from.
+        failures: gives each step those that it learns from.
         conversations: makes prompts.
         verify: judges answers.
         verifier: what rewards may ask besides.
@@ -94,10 +94,9 @@ def train(
         StoppedEarly: asked to stop, or ``stop_after`` was reached; everything is saved.
     """
     settings = recipe.train
-    store.require(settings.failures_per_step)
     seed_generators(derive_seed(recipe.seed_of("train"), "train"))
     objective = make_objective(recipe)
-    rollouts = Rollouts(engine, conversations, verify, store, recipe, objective)
+    rollouts = Rollouts(engine, conversations, verify, failures, recipe, objective)
     updater = make_updater(policy, objective.loss, recipe, exact=engine.abilities.exact)
     checkpoints = Checkpoints(run.checkpoints, settings.keep_checkpoints)
     state = _restore(checkpoints, policy, updater.optimizer)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from mulligan.config import Recipe
 from mulligan.engines.base import Engine
 from mulligan.episodes.conversation import Conversations
-from mulligan.episodes.failures import FailureStore
 from mulligan.episodes.rollout import Verify, reflect, reflect_and_retry, try_afresh
 from mulligan.objectives.base import Evidence
 from mulligan.objectives.objective import Objective
 from mulligan.randomness import derive_seed
+from mulligan.trainer.failure_sources import FailureSource
 from mulligan.types import Failure, Group, Sampling, ScoredGroup
 
 
@@ -38,7 +38,7 @@ class Rollouts:
         engine: generates.
         conversations: makes prompts.
         verify: judges.
-        store: the failures.
+        source: gives the failures.
         recipe: the run's.
         objective: says what is sampled, and what it is worth.
     """
@@ -46,7 +46,7 @@ class Rollouts:
     engine: Engine
     conversations: Conversations
     verify: Verify
-    store: FailureStore
+    source: FailureSource
     recipe: Recipe
     objective: Objective
 
@@ -57,7 +57,7 @@ class Rollouts:
             MulliganError: a reward is out of its range, or the engine gave no whole groups.
         """
         settings = self.recipe.train
-        failures = self.store.batch(self._seed, step - 1, settings.failures_per_step)
+        failures = self.source.batch(step)
         scored = self.objective.score(self._sample(failures, step), evidence)
         if settings.dead_groups != "refill":
             return Rollout(tuple(scored), tuple(scored), len(failures), 0)
@@ -65,7 +65,7 @@ class Rollouts:
         while (missing := settings.failures_per_step - sum(each.teaches for each in scored)) and (
             refills < settings.max_refills
         ):
-            others = self._others(failures, missing, step, refills)
+            others = self.source.others(failures, missing, step, refills)
             if not others:
                 break
             refills += 1
@@ -77,15 +77,6 @@ class Rollouts:
     @property
     def _seed(self) -> int:
         return self.recipe.seed_of("train")
-
-    def _others(
-        self, seen: Sequence[Failure], wanted: int, step: int, refill: int
-    ) -> list[Failure]:
-        """Return failures that the step has not seen yet, as many as there are."""
-        size = min(len(self.store), len(seen) + wanted)
-        drawn = self.store.batch(derive_seed(self._seed, "refill", step, refill), 0, size)
-        known = {failure.id for failure in seen}
-        return [failure for failure in drawn if failure.id not in known][:wanted]
 
     def _sample(self, failures: Sequence[Failure], *step: int) -> list[Group]:
         """Sample what the objective asks for; ``step`` is the step, and the refill where it is."""
