@@ -25,7 +25,7 @@ OPTIONAL = {
     "vllm": "generation on a GPU by vLLM",
     "peft": "LoRA",
     "reasoning-gym": "tasks named reasoning_gym:NAME",
-    "fastapi": "mulligan watch",
+    "fastapi": "mulligan watch and mulligan serve",
     "lm-eval": "mulligan forget --tasks",
     "tensorboard": "track: [tensorboard]",
     "wandb": "track: [wandb]",

@@ -1,6 +1,6 @@
 """Failures from production, out of logs into a store."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -105,24 +105,41 @@ def _rows(
 def _judged(
     verifier: Verifier, chunk: list[tuple[str, Logged]], redactor: Redactor, done: Imported
 ) -> Iterator[tuple[Reported, Verdict]]:
-    """Verify rows as they were logged, and again without their secrets where they had any."""
-    plain = [(_redacted(each.problem, redactor), redactor.text(each.answer)) for _, each in chunk]
+    """Verify rows as they were logged, and return them without secrets."""
+    verdicts = verifier.verify_many([(each.problem, each.answer) for _, each in chunk])
+    records, changed = without_secrets(verifier, chunk, verdicts, redactor)
+    done.redacted += changed
+    yield from records
+
+
+def without_secrets(
+    verifier: Verifier,
+    rows: Sequence[tuple[str, Logged]],
+    verdicts: Sequence[Verdict],
+    redactor: Redactor,
+) -> tuple[list[tuple[Reported, Verdict]], int]:
+    """Return judged answers as they may be stored, and how many of them held secrets.
+
+    Those are judged again without them: a failure that is judged otherwise then is an error.
+    """
+    plain = [(_redacted(each.problem, redactor), redactor.text(each.answer)) for _, each in rows]
     changed = [
         number
-        for number, ((_, each), kept) in enumerate(zip(chunk, plain, strict=True))
+        for number, ((_, each), kept) in enumerate(zip(rows, plain, strict=True))
         if (each.problem, each.answer) != kept
     ]
-    done.redacted += len(changed)
-    verdicts = verifier.verify_many([(each.problem, each.answer) for _, each in chunk])
+    final = list(verdicts)
     again = verifier.verify_many([plain[number] for number in changed])
     for number, verdict in zip(changed, again, strict=True):
         before = verdicts[number]
         said = f"{before.status} before secrets were taken out, {verdict.status} after"
         same = before.passed or before.status == verdict.status
-        verdicts[number] = before if same else Verdict.error(said, reason="redacted")
-    for (where, each), (problem, answer), verdict in zip(chunk, plain, verdicts, strict=True):
+        final[number] = before if same else Verdict.error(said, reason="redacted")
+    records = []
+    for (where, each), (problem, answer), verdict in zip(rows, plain, final, strict=True):
         clean = replace(verdict, detail=redactor.text(verdict.detail))
-        yield Reported.of(problem, answer, clean, model=each.model, source=where), clean
+        records.append((Reported.of(problem, answer, clean, model=each.model, source=where), clean))
+    return records, len(changed)
 
 
 def _redacted(problem: Problem, redactor: Redactor) -> Problem:

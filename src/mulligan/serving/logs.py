@@ -75,7 +75,7 @@ def read_logged(task: Task, line: bytes | None, where: str) -> Logged:
     if not isinstance(values, dict):
         raise MulliganError(f"{where}: not an object with named fields")
     request = _object(values, _REQUEST)
-    messages = _messages(values, request, where)
+    messages = messages_of(values, request, where)
     response = next((values[name] for name in _RESPONSE if values.get(name) is not None), None)
     answer = _answer(response, where) if response is not None else None
     if answer is None:
@@ -88,8 +88,8 @@ def read_logged(task: Task, line: bytes | None, where: str) -> Logged:
             f"{LONGEST_ANSWER}"
         )
     fields = {k: v for k, v in values.items() if k not in {*_REQUEST, *_RESPONSE}}
-    given = _given(values, request, where)
-    fields |= {"messages": [_plain(each, where) for each in messages]}
+    given = given_of(values, request, where)
+    fields |= {"messages": [plain_message(each, where) for each in messages]}
     fields |= {"tools": values.get("tools") or request.get("tools") or []}
     problem = problem_of(task, Row(where, fields if given is None else fields | {"given": given}))
     return Logged(problem, answer, _model(values, request, response))
@@ -105,9 +105,14 @@ def _object(values: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, A
     return {}
 
 
-def _messages(
+def messages_of(
     values: Mapping[str, Any], request: Mapping[str, Any], where: str
 ) -> list[dict[str, Any]]:
+    """Return a row's messages as they were logged.
+
+    Raises:
+        MulliganError: there are none, or one is malformed or of an unknown role.
+    """
     found = values.get("messages") or request.get("messages") or values.get("input")
     if isinstance(found, str):
         return [{"role": "user", "content": found}]
@@ -155,7 +160,7 @@ def _said(message: Mapping[str, Any], where: str) -> str:
     return "\n".join([*filter(None, [_text(message.get("content"), where)]), *written])
 
 
-def _plain(message: Mapping[str, Any], where: str) -> dict[str, Any]:
+def plain_message(message: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return a message of the conversation as chat templates take it."""
     role = "system" if message["role"] == "developer" else message["role"]
     content = _said(message, where) if role == "assistant" else _text(message.get("content"), where)
@@ -175,7 +180,7 @@ def _text(content: Any, where: str) -> str:
     raise MulliganError(f"{where}: a message's content should be text, or parts of text")
 
 
-def _given(values: Mapping[str, Any], request: Mapping[str, Any], where: str) -> Any:
+def given_of(values: Mapping[str, Any], request: Mapping[str, Any], where: str) -> Any:
     """Return what the verifier needs: of the row, or of its metadata, where it may be JSON text."""
     for place in (values, request, values.get("metadata"), request.get("metadata")):
         found = place.get("given") if isinstance(place, dict) else None

@@ -23,7 +23,7 @@ from mulligan.tasks.base import Task
 from mulligan.tasks.registry import load_task
 from mulligan.types import Problem, Sampling
 from mulligan.verifiers.limits import limits_of
-from mulligan.verifiers.pool import verifier_for
+from mulligan.verifiers.pool import Verifier, verifier_for
 
 GENERATE = Generate(answer_tokens=512, reflection_tokens=256)
 """How a model writes that no run says otherwise of."""
@@ -38,16 +38,24 @@ class Mulligan:
     Args:
         task: says what is asked, and verifies answers.
         method: how problems are answered.
+        verifier: of the task; the method's ``verify`` is its.
         model: what the model is called, in records.
         prompts: the words of the requests.
         stack: what to release at the end.
     """
 
     def __init__(
-        self, task: Task, method: Method, model: str, prompts: Prompts, stack: ExitStack
+        self,
+        task: Task,
+        method: Method,
+        verifier: Verifier,
+        model: str,
+        prompts: Prompts,
+        stack: ExitStack,
     ) -> None:
         self.task = task
         self.method = method
+        self.verifier = verifier
         self.model = model
         self.prompts = prompts
         self._stack = stack
@@ -112,7 +120,7 @@ class Mulligan:
                 Sampling(lengths.temperature, lengths.reflection_tokens, drawn),
                 tries,
             )
-            return cls(loaded, method, str(source), words, stack.pop_all())
+            return cls(loaded, method, verifier, str(source), words, stack.pop_all())
 
     def answer(self, problem: Problem) -> Solution:
         """Answer a problem, and return all that happened on the way."""

@@ -21,6 +21,8 @@ class Event:
     completion: Completion
     verdict: Verdict | None = None
     """The verifier's word on an attempt or a retry; a reflection has none."""
+    prompt_tokens: int = 0
+    """Length of what the model was asked with; 0 where a server alone knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,11 @@ class Solution:
     def tokens(self) -> int:
         """How many tokens were generated in all, reflections included."""
         return sum(event.completion.length for event in self.events)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens the model was asked with in all."""
+        return sum(event.prompt_tokens for event in self.events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +110,10 @@ def steps(method: Method, problems: Sequence[Problem]) -> Iterator[Mapping[int, 
     for number in range(method.tries):
         if number:
             reflections = _reflections(method, problems, said, verdicts, going, number)
-            yield {place: Event("reflection", each) for place, each in reflections.items()}
+            yield reflections
             for place, reflection in reflections.items():
-                said[place].append(reflection)
-            going = [place for place in going if reflections[place].asked]
+                said[place].append(reflection.completion)
+            going = [place for place in going if reflections[place].completion.asked]
             if not going:
                 return
         answered = _answers(method, problems, said, verdicts, going, number)
@@ -127,14 +134,17 @@ def _reflections(
     verdicts: Sequence[Sequence[Verdict]],
     going: Sequence[int],
     number: int,
-) -> dict[int, Completion]:
+) -> dict[int, Event]:
     prompts = [
         method.conversations.about(*verdicts[place]).reflection(problems[place], *said[place])
         for place in going
     ]
     drawn = _seeded(method.thinking, "reflection", number)
     rows = generate(method.engine, method.conversations, prompts, 1, drawn)
-    return {place: row[0] for place, row in zip(going, rows, strict=True)}
+    return {
+        place: Event("reflection", row[0], None, len(prompt))
+        for place, row, prompt in zip(going, rows, prompts, strict=True)
+    }
 
 
 def _answers(
@@ -150,18 +160,19 @@ def _answers(
             return method.conversations.attempt(problems[place])
         return method.conversations.about(*verdicts[place]).retry(problems[place], *said[place])
 
+    prompts = [prompt(place) for place in going]
     answered = answer(
         method.engine,
         method.conversations,
         method.verify,
         [problems[place] for place in going],
-        [prompt(place) for place in going],
+        prompts,
         _seeded(method.writing, "answer", number),
     )
     kind: Kind = "retry" if number else "attempt"
     return {
-        place: Event(kind, completion, verdict)
-        for place, (completion, verdict) in zip(going, answered, strict=True)
+        place: Event(kind, completion, verdict, len(prompt))
+        for place, (completion, verdict), prompt in zip(going, answered, prompts, strict=True)
     }
 
 
