@@ -5,6 +5,7 @@ import sys
 import typer
 
 from mulligan.cli import (
+    chat,
     forget,
     hub,
     import_logs,
@@ -33,6 +34,7 @@ COMMANDS = (
     solve.solve,
     import_logs.import_,
     serve.serve,
+    chat.chat,
     study.study,
     study.seeds,
     overview.plan,
