@@ -8,6 +8,7 @@ from mulligan.interrupt import StopRequest
 from mulligan.models.load import load_model
 from mulligan.models.policies import FullPolicy
 from mulligan.storage.run_folder import RunFolder
+from mulligan.trainer.distributed import ALONE
 from mulligan.trainer.failure_sources import StoredFailures
 from mulligan.trainer.loop import Look, train
 from mulligan.types import Attempt, Failure, Sampling, Verdict
@@ -24,16 +25,28 @@ class Bench:
     def __init__(self, folder, model):
         self.folder, self.model = folder, model
 
-    def train(self, name, *overrides, verify=None, stop=None, engine=LocalEngine, look=None):
+    def train(
+        self,
+        name,
+        *overrides,
+        verify=None,
+        stop=None,
+        engine=LocalEngine,
+        look=None,
+        processes=ALONE,
+    ):
         """Train into a folder; go on where it has a checkpoint."""
         recipe = override_recipe(tiny_recipe(self.model), overrides, name)
         policy, tokenizer = load_model(str(self.model), "float32", "cpu")
         speak = Conversations(tokenizer, recipe.prompts.reflect)
         run = RunFolder(self.folder / name)
         run.path.mkdir(exist_ok=True)
+        if processes.leads:
+            with FailureStore(run.failures) as store:
+                for failure in failures(tokenizer, speak):
+                    store.append(failure)
+        processes.gather(0, int)  # the others read what the first has written
         with FailureStore(run.failures) as store:
-            for failure in failures(tokenizer, speak):
-                store.append(failure)
             train(
                 policy=FullPolicy(policy),
                 tokenizer=tokenizer,
@@ -49,6 +62,7 @@ class Bench:
                 stop=stop or StopRequest(),
                 progress=lambda metrics: None,
                 look=look or (lambda step: Look()),
+                processes=processes,
             )
         return policy
 

@@ -1,5 +1,6 @@
 """The command line, in the words of the method: each command a thin function."""
 
+import os
 import sys
 
 import typer
@@ -67,7 +68,18 @@ def main() -> None:
     """Run the command line; errors that a user can fix come as one message."""
     set_up_log()
     try:
-        app()
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            _among_processes()
+        else:
+            app()
     except MulliganError as error:
         print_error(error)
         sys.exit(1)
+
+
+def _among_processes() -> None:
+    """Run the command line as one of the processes that torchrun or accelerate launched."""
+    from mulligan.run.processes import share_out
+    from mulligan.run.stages import train_stage
+
+    share_out(app, train_stage)

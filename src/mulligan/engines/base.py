@@ -23,6 +23,8 @@ class Abilities:
     """Takes new weights."""
     exact: bool
     """Its log-probs are the trainer's but for rounding, so a loss needs no importance weights."""
+    divisible: bool = False
+    """Several processes can share a call: it is a ``DivisibleEngine``."""
 
 
 class Engine(Protocol):
@@ -72,6 +74,24 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release what the engine holds, such as its server; a second call does nothing."""
+        ...
+
+
+class DivisibleEngine(Engine, Protocol):
+    """An engine of which each process has one, so that they can share the prompts of a call."""
+
+    def generate(
+        self, prompts: Sequence[TokenIds], n: int, sampling: Sampling, *, first: int = 0
+    ) -> list[list[Completion]]:
+        """Return n completions for each prompt, in order.
+
+        Args:
+            prompts: those of one process.
+            n: completions of each.
+            sampling: of the whole call.
+            first: the place in the whole call of the first of these prompts, on which what is
+                drawn for it depends.
+        """
         ...
 
 

@@ -49,7 +49,7 @@ class EngineMaker(ABC):
 class LocalMaker(EngineMaker):
     """Generates on this machine with the policy itself."""
 
-    abilities = Abilities(token_ids=True, logprobs=True, weights=True, exact=True)
+    abilities = Abilities(token_ids=True, logprobs=True, weights=True, exact=True, divisible=True)
 
     @staticmethod
     def make(settings: Mapping[str, Any], surroundings: Surroundings) -> Engine:

@@ -9,7 +9,7 @@ path.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -36,15 +36,28 @@ Path = Literal["shared", "plain", "model"]
 
 
 class GroupScorer(nn.Module):
-    """Scores groups by the shared-prompt path where it holds, by the plain path where not."""
+    """Scores groups by the shared-prompt path where it holds, by the plain path where not.
+
+    Args:
+        model: a causal language model.
+        share_prompt: whether the shared path may be taken.
+        max_tokens: the longest stream, or the largest padded batch, of one forward (see ``parts``).
+        agree: told what a check objects to, or None; returns what counts, where several processes
+            have to take the same path.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, *, share_prompt: bool = True, max_tokens: int = 16_384
+        self,
+        model: PreTrainedModel,
+        *,
+        share_prompt: bool = True,
+        max_tokens: int = 16_384,
+        agree: Callable[[str | None], str | None] = lambda objection: objection,
     ) -> None:
         super().__init__()
         self.model = model
         self.max_tokens = max_tokens
-        """The longest stream, or the largest padded batch, of one forward (see ``parts``)."""
+        self._agree = agree
         self.share_prompt = share_prompt
         self._objections: dict[Path, str | None] = {}
         self._said: set[str] = set()
@@ -93,7 +106,8 @@ class GroupScorer(nn.Module):
     ) -> str | None:
         """Check a path on the first group that would take it, and remember the outcome."""
         if path not in self._objections:
-            self._objections[path] = disagreement(self.model, path, prompt_ids, completions)
+            found = disagreement(self.model, path, prompt_ids, completions)
+            self._objections[path] = self._agree(found)
         return self._objections[path]
 
     def _say(self, path: Path, reason: str) -> None:

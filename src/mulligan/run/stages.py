@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mulligan.engines.base import require_token_ids, require_trainable
 from mulligan.engines.registry import find_engine
@@ -26,12 +27,16 @@ from mulligan.run import advice
 from mulligan.run.dev import dev_looks
 from mulligan.run.failures import failures_of
 from mulligan.run.out_of_memory import memory_errors
+from mulligan.run.processes import together
 from mulligan.run.reported import reported_problems, take_reported
 from mulligan.run.session import Session
 from mulligan.storage.atomic import remove_folder, whole_folder
 from mulligan.storage.records import RecordLog
 from mulligan.trainer.trackers import open_trackers, require_trackers
 from mulligan.types import SftStep, StepMetrics
+
+if TYPE_CHECKING:
+    from mulligan.trainer.distributed import Processes
 
 ENOUGH_TO_JUDGE = 200
 """Failures that are looked at for what speaks against the recipe's settings."""
@@ -156,6 +161,12 @@ def _in_brief(line: StepMetrics) -> str:
 
 def train_stage(session: Session) -> None:
     """Reflect, retry, reward: train the model on the reflections that led to a pass."""
+    with together(session) as processes:
+        _train(session, processes)
+
+
+def _train(session: Session, processes: "Processes") -> None:
+    """Train as one of the processes that do."""
     from mulligan.trainer.loop import train
 
     recipe, run = session.recipe, session.run
@@ -165,7 +176,7 @@ def train_stage(session: Session) -> None:
     engine = session.engine(model, tokenizer)  # copies the model before adapters are put into it
     conversations = session.conversations(model, tokenizer)
     steps = recipe.train.steps
-    done = session.checkpoints.newest()
+    done = processes.first(session.checkpoints.newest, int | None)
     with (
         session.progress("train", steps) as advance,
         failures_of(session, engine, conversations, begun=bool(done)) as failures,
@@ -193,6 +204,7 @@ def train_stage(session: Session) -> None:
             stop=session.stop,
             progress=progress,
             look=dev_looks(session, policy, engine, conversations),
+            processes=processes,
         )
 
 

@@ -30,19 +30,26 @@ from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
 from mulligan.storage.checkpoint import Checkpoints
 from mulligan.storage.run_folder import RunFolder
+from mulligan.trainer.distributed import ALONE, Processes, SharedCheckpoints
 from mulligan.trainer.failure_sources import FailureSource
 from mulligan.trainer.metrics import StepRecords, step_metrics, trained_episodes
 from mulligan.trainer.optimizer import PolicyOptimizer, seed_generators
 from mulligan.trainer.rollouts import Rollouts
 from mulligan.trainer.state import TrainingState, load_training_state, save_training_state
 from mulligan.trainer.update import make_updater
-from mulligan.types import StepMetrics, StepTiming
+from mulligan.types import StepMetrics, StepTiming, Verdict
 from mulligan.verifiers.pool import Verifier
 
 log = logging.getLogger("mulligan")
 
 _SKIPPED = (
     "Step %d is skipped and the weights stay as they are: its loss is %s, its gradient norm %s."
+)
+
+_NOTHING_LEARNED = (
+    "No group had different rewards, so nothing was learned. If no retry passes, the task is out "
+    "of the model's reach: warm it up first, or give it easier problems; if all pass, give it "
+    "harder ones."
 )
 
 
@@ -70,6 +77,7 @@ def train(
     stop: StopRequest,
     progress: Callable[[StepMetrics], None],
     look: Callable[[int], Look],
+    processes: Processes = ALONE,
 ) -> None:
     """Train a policy in place, from the newest checkpoint to the last step.
 
@@ -87,6 +95,8 @@ def train(
         progress: told of every step.
         look: asked after every step, and before the first one: evaluates the policy where that is
             due. It draws no random numbers of the trainer's, and may be asked twice.
+        processes: that train together, each of which calls this; the first one alone judges,
+            rewards, looks and writes.
 
     Raises:
         MulliganError: too few failures, no group to learn from, a reward out of its range, or too
@@ -95,10 +105,15 @@ def train(
     """
     settings = recipe.train
     seed_generators(derive_seed(recipe.seed_of("train"), "train"))
-    objective = make_objective(recipe)
+    objective, exact = processes.objective(make_objective(recipe)), engine.abilities.exact
+    engine, verify = processes.engine(engine), processes.led(verify, list[Verdict])
+    look, asked_to_stop = processes.led(look, Look), processes.any(stop)
+    failures = processes.failures(failures)
     rollouts = Rollouts(engine, conversations, verify, failures, recipe, objective)
-    updater = make_updater(policy, objective.loss, recipe, exact=engine.abilities.exact)
-    checkpoints = Checkpoints(run.checkpoints, settings.keep_checkpoints)
+    updater = make_updater(policy, objective.loss, recipe, exact=exact, processes=processes)
+    checkpoints = SharedCheckpoints(
+        Checkpoints(run.checkpoints, settings.keep_checkpoints), processes, policy.model
+    )
     state = _restore(checkpoints, policy, updater.optimizer)
     last = min(settings.stop_after or settings.steps, settings.steps)
     seen = look(state.step)
@@ -106,11 +121,12 @@ def train(
         checkpoints.mark_best(state.step)
 
     evidence = _evidence(policy, verifier, conversations)
-    with StepRecords(run) as records, closing(objective.reward):
+    with StepRecords(run, processes.leads) as records, closing(objective.reward):
         for step in range(state.step + 1, last + 1):
             if seen.enough:
                 break
             engine.update_weights(policy.model, version=step)
+            processes.seed(recipe.seed_of("train"), "train", step)
             started = time.perf_counter()
             reward_seed = derive_seed(recipe.seed_of("train"), "reward", step)
             rollout = rollouts.draw(step, evidence(reward_seed))
@@ -127,7 +143,7 @@ def train(
             if metrics.skipped:
                 log.warning(_SKIPPED, step, update.loss, update.gradient_norm)
             seen = look(step)
-            stopping = stop() or seen.enough or step == last
+            stopping = asked_to_stop() or seen.enough or step == last
             if stopping or seen.best or step % settings.checkpoint_every == 0:
                 records.sync()
                 write = _writer(policy, tokenizer, updater.optimizer, state)
@@ -139,12 +155,8 @@ def train(
                 break
         if state.step < settings.steps and not seen.enough:
             raise StoppedEarly(f"step {state.step} of {settings.steps}")
-        if not records.any_group_taught():
-            raise MulliganError(
-                "No group had different rewards, so nothing was learned. "
-                "If no retry passes, the task is out of the model's reach: warm it up first, "
-                "or give it easier problems; if all pass, give it harder ones."
-            )
+        if not processes.first(records.any_group_taught, bool):
+            raise MulliganError(_NOTHING_LEARNED)
 
 
 def _evidence(
@@ -178,13 +190,15 @@ def _writer(
     )
 
 
-def _restore(checkpoints: Checkpoints, policy: Policy, optimizer: PolicyOptimizer) -> TrainingState:
+def _restore(
+    checkpoints: SharedCheckpoints, policy: Policy, optimizer: PolicyOptimizer
+) -> TrainingState:
     """Go back to the newest checkpoint."""
     newest = checkpoints.newest()
     if newest is None:
         return TrainingState()
     return load_training_state(
-        checkpoints.path(newest),
+        newest,
         policy=policy,
         optimizer=optimizer.optimizer,
         scheduler=optimizer.scheduler,

@@ -15,10 +15,16 @@ from mulligan.types import ScoredGroup, StepMetrics, StepTiming, TrainedEpisode
 
 
 class StepRecords:
-    """The three files of records that training writes, open together."""
+    """The three files of records that training writes, open together.
 
-    def __init__(self, run: RunFolder) -> None:
+    Args:
+        run: the folder that they are in.
+        writes: whether this process writes them, of several that train together.
+    """
+
+    def __init__(self, run: RunFolder, writes: bool) -> None:
         self._run = run
+        self._writes = writes
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -35,6 +41,8 @@ class StepRecords:
         self, metrics: StepMetrics, timing: StepTiming, episodes: Sequence[TrainedEpisode]
     ) -> None:
         """Write a step down; one that a resumed run repeats is there once."""
+        if not self._writes:
+            return
         for episode in episodes:
             self._episodes.append(episode)
         self._metrics.append(metrics)
@@ -42,8 +50,9 @@ class StepRecords:
 
     def sync(self) -> None:
         """Make sure that everything so far outlives a power cut."""
-        for records in (self._metrics, self._timings, self._episodes):
-            records.sync()
+        if self._writes:
+            for records in (self._metrics, self._timings, self._episodes):
+                records.sync()
 
     def any_group_taught(self) -> bool:
         """Whether any step of the run had a group to learn from."""

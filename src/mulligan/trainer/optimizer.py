@@ -1,7 +1,7 @@
 """A policy and what updates it: AdamW, a learning-rate schedule, clipping, mixed precision.
 
 Used by supervised fine-tuning and by the method alike. The weights and AdamW's averages are kept
-in float32; the arithmetic runs in the run's dtype under autocast. One process, one device.
+in float32; the arithmetic runs in the run's dtype under autocast. Each process has one device.
 """
 
 import math
@@ -12,13 +12,13 @@ from functools import partial
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mulligan.config import Dtype, OptimizerKind
 from mulligan.errors import MulliganError
 from mulligan.trainer.average import WeightAverage
+from mulligan.trainer.distributed import ALONE, Processes
 
 
 def seed_generators(seed: int) -> None:
@@ -83,9 +83,10 @@ class PolicyOptimizer:
             the policy then has the mean for its weights.
         dtype: of the arithmetic.
         kind: ``adamw``, or ``adamw_8bit``, whose averages take a quarter of the memory.
+        processes: that each differentiate a share of a step's losses.
 
     Raises:
-        MulliganError: several processes were launched, or bitsandbytes is wanted and missing.
+        MulliganError: bitsandbytes is wanted and missing.
     """
 
     def __init__(
@@ -102,16 +103,12 @@ class PolicyOptimizer:
         average_from: float | None = None,
         dtype: Dtype = "bfloat16",
         kind: OptimizerKind = "adamw",
+        processes: Processes = ALONE,
     ) -> None:
-        on_cpu = next(policy.parameters()).device.type == "cpu"
-        precision = "bf16" if dtype == "bfloat16" else "no"
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
-        if self.accelerator.num_processes > 1:
-            raise MulliganError(
-                f"Training runs in one process, but {self.accelerator.num_processes} were "
-                "launched. Start mulligan directly rather than through `accelerate launch`."
-            )
         self.policy = policy
+        self.processes = processes
+        self._half = dtype == "bfloat16"
+        self._device = next(policy.parameters()).device.type
         self.max_grad_norm = max_grad_norm
         parameters = [each for each in policy.parameters() if each.requires_grad]
         self.optimizer = _make_adamw(kind, parameters, learning_rate, weight_decay)
@@ -129,15 +126,21 @@ class PolicyOptimizer:
     def step(self, losses: Iterable[Callable[[], Tensor]]) -> Update:
         """Take one step on the sum of some losses, each computed and differentiated in turn.
 
+        With several processes the sum is over the losses of all; loss, norm and whether the step is
+        taken are the same in each.
+
         A loss or gradient that is not finite changes nothing but the place in the schedule.
         """
         total = 0.0
         self.policy.train()
-        with self.accelerator.autocast():  # around them all: the weights are cast once
+        half = torch.autocast(self._device, torch.bfloat16, enabled=self._half)
+        with half:  # around them all: the weights are cast once
             for compute in losses:
                 loss = compute()
                 total += loss.item()
-                self.accelerator.backward(loss)
+                loss.backward()  # type: ignore[no-untyped-call]
+        [total] = self.processes.sum([total])
+        self.processes.sum_gradients(self.policy.parameters())
         norm = float(nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm))
         rate = float(self.scheduler.get_last_lr()[0])
         applied = math.isfinite(total) and math.isfinite(norm)

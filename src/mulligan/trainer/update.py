@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 
 import torch
@@ -15,6 +15,7 @@ from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.models.policies import Policy
 from mulligan.objectives.base import Loss, Scores
 from mulligan.objectives.spans import by_prompt
+from mulligan.trainer.distributed import ALONE, Processes
 from mulligan.trainer.optimizer import PolicyOptimizer, Update
 from mulligan.types import ScoredGroup, Span
 
@@ -23,12 +24,12 @@ from mulligan.types import ScoredGroup, Span
 class TokenSums:
     """What the losses of a step add up on the way."""
 
-    tokens: int = 0
+    tokens: float = 0
     kl: float = 0.0
-    clipped: int = 0
-    capped: int = 0
+    clipped: float = 0
+    capped: float = 0
     mismatch: float = 0.0
-    compared: int = 0
+    compared: float = 0
     """Tokens whose log-prob the engine gave."""
 
 
@@ -47,6 +48,7 @@ class Updater:
         keep_dead: whether groups that teach nothing take part, for the sake of their KL term.
         epochs: optimiser steps on a batch.
         weigh: whether tokens are weighted by importance.
+        processes: share the losses of a step.
     """
 
     loss: Loss
@@ -58,6 +60,7 @@ class Updater:
     keep_dead: bool
     epochs: int = 1
     weigh: bool = False
+    processes: Processes = ALONE
 
     def update(self, scored: Sequence[ScoredGroup]) -> tuple[Update, TokenSums]:
         """Take the optimiser steps on a batch, and sum up what they were made of.
@@ -65,28 +68,32 @@ class Updater:
         Raises:
             MulliganError: importance weights are asked for, and the engine gave no log-probs.
         """
-        sums, losses = TokenSums(), self.losses(scored)
+        sums, losses = TokenSums(), self.processes.share(self.losses(scored))
         first = self.optimizer.step(partial(loss, sums) for loss in losses)
         later = [
             self.optimizer.step(partial(loss, sums) for loss in losses)
             for _ in range(self.epochs - 1)
         ]
-        return _together([first, *later]), sums
+        return _together([first, *later]), TokenSums(*self.processes.sum(astuple(sums)))
 
-    def losses(self, scored: Sequence[ScoredGroup]) -> list[Callable[[TokenSums], Tensor]]:
-        """Return the batch's loss, a group or a part of one at a time.
+    def losses(self, scored: Sequence[ScoredGroup]) -> "list[_PartLoss]":
+        """Return the batch's loss, a group or a part of one at a time, the same in every process.
 
         The normaliser counts every group. Dead groups have no advantage; whether their KL term is
         kept is the setting ``dead_groups``, and without a KL term there is nothing to keep.
         """
         normaliser = self.loss.normaliser([each.spans for each in scored])
-        return [
+        losses = [
             _PartLoss(self, spans[part], normaliser)
             for each in scored
             if each.teaches or self.keep_dead
             for spans in by_prompt(each.spans)
             for part in self._parts(spans)
         ]
+        self.optimizer.policy.train()  # as they will be scored
+        for loss in losses:
+            loss.choose_paths()
+        return losses
 
     def _parts(self, spans: Sequence[Span]) -> list[slice]:
         if self.loss.whole_groups:
@@ -105,6 +112,17 @@ class _PartLoss:
     spans: Sequence[Span]
     normaliser: float
     old_logprobs_GR: Tensor | None = None
+
+    def choose_paths(self) -> None:
+        """Check the scorers' paths where these spans are the first to take one.
+
+        Every process does so with all spans of a step, so that they decide alike.
+        """
+        prompt_ids, token_ids = self.spans[0].prompt_ids, [span.token_ids for span in self.spans]
+        self.updater.scorer.path(prompt_ids, token_ids)
+        if self.updater.reference is not None:
+            with self.updater.as_reference():
+                self.updater.reference.path(prompt_ids, token_ids)
 
     def __call__(self, sums: TokenSums) -> Tensor:
         """Return the loss, and add up what it was made of."""
@@ -170,7 +188,14 @@ def _together(updates: Sequence[Update]) -> Update:
     )
 
 
-def make_updater(policy: Policy, loss: Loss, recipe: Recipe, *, exact: bool = True) -> Updater:
+def make_updater(
+    policy: Policy,
+    loss: Loss,
+    recipe: Recipe,
+    *,
+    exact: bool = True,
+    processes: Processes = ALONE,
+) -> Updater:
     """Return what updates a policy as a recipe says; the policy as it is now is the reference.
 
     Args:
@@ -178,15 +203,16 @@ def make_updater(policy: Policy, loss: Loss, recipe: Recipe, *, exact: bool = Tr
         loss: of spans.
         recipe: the run's.
         exact: whether the engine's log-probs are the trainer's but for rounding.
+        processes: share the losses of a step.
     """
     settings, asked = recipe.train, recipe.train.importance_weights
     if settings.gradient_checkpointing:
         _compute_activations_twice(policy.model)
-    scorer = GroupScorer(policy.model, max_tokens=settings.tokens_at_once)
+    scored_by = partial(GroupScorer, max_tokens=settings.tokens_at_once, agree=processes.agree)
+    scorer = scored_by(policy.model)
     reference = None
     if loss.needs_reference:
-        model = policy.reference(getattr(torch, settings.reference_dtype))
-        reference = GroupScorer(model, max_tokens=settings.tokens_at_once)
+        reference = scored_by(policy.reference(getattr(torch, settings.reference_dtype)))
     optimizer = PolicyOptimizer(
         policy.model,
         learning_rate=settings.learning_rate,
@@ -199,6 +225,7 @@ def make_updater(policy: Policy, loss: Loss, recipe: Recipe, *, exact: bool = Tr
         average_from=settings.average_from,
         dtype=recipe.dtype,
         kind=settings.optimizer,
+        processes=processes,
     )
     return Updater(
         loss=loss,
@@ -210,6 +237,7 @@ def make_updater(policy: Policy, loss: Loss, recipe: Recipe, *, exact: bool = Tr
         keep_dead=settings.dead_groups == "keep" and settings.kl_beta > 0,
         epochs=settings.rollout_epochs,
         weigh=loss.policy_gradient and (not exact if asked is None else asked),
+        processes=processes,
     )
 
 

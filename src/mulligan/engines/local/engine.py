@@ -67,7 +67,7 @@ class LocalEngine:
     @property
     def abilities(self) -> Abilities:
         """Everything: the policy itself generates, or a copy of it."""
-        return Abilities(token_ids=True, logprobs=True, weights=True, exact=True)
+        return Abilities(token_ids=True, logprobs=True, weights=True, exact=True, divisible=True)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -94,9 +94,11 @@ class LocalEngine:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[TokenIds], n: int, sampling: Sampling
+        self, prompts: Sequence[TokenIds], n: int, sampling: Sampling, *, first: int = 0
     ) -> list[list[Completion]]:
         """Return n completions for each prompt, in order.
+
+        Where the prompts are a share of a call, ``first`` is the place of the first one in it.
 
         Log-probabilities are always given, under the distribution drawn from; greedy ones under
         the model's own. No prompts give an empty list, and ``n=0`` an empty list for each prompt.
@@ -110,21 +112,22 @@ class LocalEngine:
         was_training = self.model.training
         self.model.train(False)
         try:
-            found = self._generate(prompts, n, sampling)
+            found = self._generate(prompts, n, sampling, first)
         finally:
             self.model.train(was_training)
-        return [[found[i, j] for j in range(n)] for i in range(len(prompts))]
+        return [[found[first + i, j] for j in range(n)] for i in range(len(prompts))]
 
     def _generate(
-        self, prompts: Sequence[TokenIds], n: int, sampling: Sampling
+        self, prompts: Sequence[TokenIds], n: int, sampling: Sampling, first: int
     ) -> dict[tuple[int, int], Completion]:
         if self._examination is None:
             self._examination = examine(self.model)
         longest = max(map(len, prompts)) + sampling.max_tokens
         reason = self._examination.reason or why_not_shared(self.model, longest)
         if reason:
-            return self._generate_plainly(prompts, n, sampling, reason)
-        plan = Plan(prompts, n, sampling, self._store, self._memory, self._examination.token_bytes)
+            return self._generate_plainly(prompts, n, sampling, first, reason)
+        token_bytes = self._examination.token_bytes
+        plan = Plan(prompts, n, sampling, self._store, self._memory, token_bytes, first)
         found: dict[tuple[int, int], Completion] = {}
         with stream_attention(self.model):
             self._know_beginning(prompts, sampling)
@@ -152,7 +155,7 @@ class LocalEngine:
                 self._store.add(sequence)
 
     def _generate_plainly(
-        self, prompts: Sequence[TokenIds], n: int, sampling: Sampling, reason: str
+        self, prompts: Sequence[TokenIds], n: int, sampling: Sampling, first: int, reason: str
     ) -> dict[tuple[int, int], Completion]:
         assert self._examination is not None
         token_bytes = self._examination.token_bytes
@@ -163,7 +166,7 @@ class LocalEngine:
             logging.WARNING,
             f"{name} generates plainly, each row computing its whole prompt: {reason}.",
         )
-        indices = [(i, j) for i in range(len(prompts)) for j in range(n)]
+        indices = [(first + i, j) for i in range(len(prompts)) for j in range(n)]
         numbers = uniforms(sampling.seed, indices, sampling.max_tokens)
 
         def draw_for(logits: Tensor, rows: Sequence[int], step: int) -> Sampled:
@@ -173,7 +176,7 @@ class LocalEngine:
 
         sampled = generate_plainly(
             self.model,
-            [prompts[i] for i, _ in indices],
+            [prompts[i - first] for i, _ in indices],
             sampling.max_tokens,
             self._eos_ids,
             lambda length: max(1, self._memory // (length * token_bytes)),

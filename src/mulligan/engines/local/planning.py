@@ -76,6 +76,7 @@ class Plan:
         store: what is known from earlier calls; older sequences give way when memory is short.
         memory: bound for all keys and values, in bytes.
         token_bytes: keys and values of one token, all layers.
+        first: the number of the first prompt.
     """
 
     def __init__(
@@ -86,12 +87,13 @@ class Plan:
         store: PrefixStore,
         memory: int,
         token_bytes: int,
+        first: int = 0,
     ) -> None:
         self._max_tokens = sampling.max_tokens
         self._store = store
         self._memory = memory
         self._token_bytes = token_bytes
-        self._rest = deque(_distinct(prompts, n))
+        self._rest = deque(_distinct(prompts, n, first))
         self._rows_left = len(prompts) * n
         self._coming: Counter[Block] | None = None
         self._continues: dict[TokenIds, set[Block]] = {}
@@ -205,9 +207,9 @@ def _known_blocks(prompt: PlannedPrompt) -> set[Block]:
     return set() if known is None else {known.trunk.block, known.branch}
 
 
-def _distinct(prompts: Sequence[TokenIds], n: int) -> list[tuple[TokenIds, Rows]]:
+def _distinct(prompts: Sequence[TokenIds], n: int, first: int) -> list[tuple[TokenIds, Rows]]:
     """Return each distinct prompt with all samples that are asked of it."""
     rows: dict[TokenIds, list[tuple[int, int]]] = {}
-    for i, prompt in enumerate(prompts):
+    for i, prompt in enumerate(prompts, first):
         rows.setdefault(tuple(prompt), []).extend((i, j) for j in range(n))
     return [(ids, tuple(indices)) for ids, indices in rows.items()]

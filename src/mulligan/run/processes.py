@@ -1,0 +1,110 @@
+"""A command that torchrun or ``accelerate launch`` started several times over.
+
+The first process does what it is asked; the others wait until it trains, and train with it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from mulligan.config import check_recipe
+from mulligan.engines.registry import find_engine
+from mulligan.errors import MulliganError
+from mulligan.interrupt import StoppedEarly, StopRequest
+from mulligan.run.session import Session
+from mulligan.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from mulligan.trainer.distributed import Processes
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What the first process asks the others to train with it."""
+
+    recipe: dict[str, Any]
+    run: str
+
+
+def share_out(command: Callable[[], None], train: Callable[[Session], None]) -> None:
+    """Run a command, in the first of several processes; the others train when it does.
+
+    Args:
+        command: what the user asked for.
+        train: the stage that all processes take part in.
+    """
+    from mulligan.trainer.distributed import Processes
+    from mulligan.trainer.launch import launched
+
+    launch = launched()
+    if launch is None:
+        command()
+        return
+    processes = Processes(launch)
+    if not processes.leads:
+        _follow(processes, train)
+        launch.part()
+        return
+    try:
+        command()
+    finally:
+        if not launch.busy:  # else the others are amid a step, and end because this one does
+            processes.first(_nothing_more, Training | None)
+            launch.part()
+
+
+def _follow(processes: "Processes", train: Callable[[Session], None]) -> None:
+    """Train whenever the first process does, until its command ends."""
+    logging.getLogger("mulligan").setLevel("ERROR")  # the first process says everything once
+    quiet = Console(quiet=True)
+    while (asked := processes.first(_nothing_more, Training | None)) is not None:
+        recipe = check_recipe(asked.recipe, "The first process's recipe")
+        stop = StopRequest()
+        with stop.listening(quiet), ExitStack() as stack:
+            session = Session(recipe, RunFolder(Path(asked.run)), quiet, stop, stack)
+            try:
+                train(session)
+            except StoppedEarly:
+                continue
+
+
+def _nothing_more() -> Training | None:
+    return None
+
+
+@contextmanager
+def together(session: Session) -> "Iterator[Processes]":
+    """Let the other processes of a launch, where there are any, train what this one trains.
+
+    Raises:
+        MulliganError: the recipe's engine cannot be divided among processes.
+    """
+    from mulligan.trainer.distributed import Processes
+    from mulligan.trainer.launch import launched
+
+    launch = launched()
+    processes = Processes(launch)
+    if launch is None or not processes.leads:
+        yield processes
+        return
+    kind = session.recipe.engine.kind
+    if not find_engine(kind).abilities.divisible:
+        raise MulliganError(
+            f"{processes.count} processes were launched, and the work of the engine {kind!r} "
+            "cannot be divided among them. Use engine.kind=local, or start one process."
+        )
+    recipe = session.recipe.model_dump(mode="json") | {"track": []}
+    asked = Training(recipe, str(session.run.path.absolute()))
+    processes.first(lambda: asked, Training | None)
+    launch.busy = True
+    try:
+        yield processes
+    except StoppedEarly:
+        launch.busy = False
+        raise
+    launch.busy = False

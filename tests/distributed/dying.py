@@ -1,0 +1,25 @@
+"""Two processes of which one is killed, while the other waits for it or computes."""
+
+import os
+import signal
+import sys
+import time
+
+from mulligan.trainer import launch
+
+
+def main(who, where):
+    """Meet; then the process ``who`` is killed, and the other is in a message or at work."""
+    launch.BEAT_S, launch.SUSPECT_S, launch.SILENT_S = 0.1, 0.5, 1.5
+    met = launch.Launch()
+    met.gather(b"here")
+    time.sleep(0.5)
+    if met.rank == int(who):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if where == "at work":
+        time.sleep(60)
+    met.gather(b"still here")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
