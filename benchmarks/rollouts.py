@@ -1,197 +1,188 @@
 """A rollout of the method: reflections on failures, then the retries, against two peers.
 
-The work is described in ``workload``. What counts is tokens kept per second: those up to and
-including the token that ended a completion.
+The work is described in ``workload``. What counts is tokens kept a second: those up to and
+including the token that ended a completion. Three cases: the method's own rollout, the same with
+reflections of 512 tokens that never stop early, and 48 tokens for each of 64 rows on 8 prompts of
+200 tokens. The limit that a case is compared with is 2N floating-point operations for every token
+that has to be computed, prompts once, at the measured rate of a large matrix product.
 
 The peers:
 - transformers ``generate``: two calls, every prompt repeated for each of its samples, left-padded,
   which is what TRL does.
-- vLLM on CPU, in its own environment (``--vllm-python FILE``), ``n=8``, prefix caching on, cleared
-  before each repeat; eager and compiled, the better one counts.
+- vLLM, in its own environment (``--vllm-python FILE``), ``n=8``, prefix caching on, cleared before
+  each repeat; eager and compiled.
 
-A second case has a limit to compare with: 48 tokens for each of 64 rows (8 prompts of 200 tokens),
-no stops. The limit is 2N floating-point operations for every token that has to be computed, at the
-measured matrix-product rate: the 3,072 that are generated, and the 1,600 of the prompts, once.
-``generated_share_of_limit`` counts the generated ones alone, though the time includes the prompts.
+Ours combines two things, and each is also measured alone: *sharing alone* is our engine on weights
+as torch lays them out; *packing alone* is ``generate`` on the weights that our engine packs for the
+processor. On a GPU nothing is packed, and these two are left out.
 """
 
-import json
-import os
 import random
-import signal
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
+from unittest.mock import patch
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from benchmarks.machine import measure, middle, seconds
-from benchmarks.workload import FAILURES, MODEL, SAMPLES, TEMPERATURE, WARMED_UP, Workload
+from benchmarks.cases import OURS, Case, Opener, Play, Settings, Turn
+from benchmarks.groups import TEMPERATURE
+from benchmarks.machine import seconds
+from benchmarks.models import Arithmetic, model_folder
+from benchmarks.side import Side
+from benchmarks.workload import Generate, Rollout, Sizes, Workload
+from mulligan.engines.local import inference_copy
 from mulligan.engines.local.engine import LocalEngine
-from mulligan.models.load import load_model, resolve_model
+from mulligan.engines.local.inference_copy import InferenceCopy, packing_pays
+from mulligan.models.load import load_model
 from mulligan.types import Sampling, TokenIds
 
-FIXED_PROMPT, FIXED_TOKENS = 200, 48
-Rollout = Callable[[int], tuple[int, int]]
-"""Seed to the tokens kept of the reflections and of the retries."""
+DTYPE = torch.bfloat16
+WORK: Mapping[str, Mapping[str, Sizes]] = {
+    "full": {
+        "method": Sizes(),
+        "512 new tokens": Sizes(failures=4, reflection=512, stops=False),
+    },
+    "quick": {"method": Sizes()},
+    "tiny": {
+        "method": Sizes(2, 2, 6, 4),
+        "longer": Sizes(2, 2, 12, 4, stops=False),
+    },
+}
+FIXED = {"full": (8, 8, 200, 48), "quick": (8, 8, 200, 48), "tiny": (2, 2, 8, 4)}
+"""Prompts, samples of each, tokens of a prompt, tokens generated."""
 
 
-def run(quick: bool) -> dict[str, Any]:
-    """Run both cases and print a table."""
-    model, tokenizer = load_model(MODEL, dtype="bfloat16")
-    machine = measure(model.device, torch.bfloat16)
-    print(machine)
-    work = Workload(tokenizer)
-    engine = LocalEngine(model, tokenizer, eos_ids=work.stops)
-    peers: dict[str, Rollout] = {
-        "mulligan": partial(work.rollout, partial(_by_engine, engine)),
-        "transformers": partial(work.rollout, partial(work.by_transformers, model)),
-    }
-    servers = _vllm_peers(work, eager_only=quick)
-    peers |= {name: partial(work.rollout, server.generate) for name, server in servers.items()}
-    try:
-        rates, kept = _interleaved(peers, 1 if quick else 3, model.device)
-    finally:
-        for server in servers.values():
-            server.close()
-    fixed = _fixed(model, tokenizer, 2 if quick else 3)
-    parameters = sum(p.numel() for p in model.parameters())
-    generated_share = 2 * parameters * median(fixed) / machine.matmul_flops
-    share = generated_share * (1 + FIXED_PROMPT / (SAMPLES * FIXED_TOKENS))
-    ours = median(rates["mulligan"])
-    ratios = {name: ours / median(r) for name, r in rates.items() if name != "mulligan"}
-    vllm = [ratio for name, ratio in ratios.items() if name.startswith("vllm")]
-    if vllm:
-        ratios["vllm"] = min(vllm)
-    for name, values in rates.items():
-        print(f"{name:>20}: {_line(values)} kept tokens/s, {kept[name]} tokens")
-    print(
-        f"{'fixed length':>20}: {_line(fixed)} tokens/s, {share:.0%} of the limit "
-        f"({generated_share:.0%} without the prompts' tokens)"
-    )
-    print("  ".join(f"{ratio:.2f}x {name}" for name, ratio in ratios.items()))
-    return {
-        "benchmark": "rollouts",
-        "device": machine.device,
-        "ratios": ratios,
-        "share_of_limit": share,
-        "generated_share_of_limit": generated_share,
-        "matmul_gflops": machine.matmul_flops / 1e9,
-        "copy_gb_per_s": machine.copy_bandwidth / 1e9,
-        "stops": "the model's own" if WARMED_UP else "end of sentence",
-        "prompt_tokens": [len(prompt) for prompt in work.prompts],
-        "cases": [
-            {"case": "rollout", "kept_tokens_per_s": {n: middle(r) for n, r in rates.items()}}
-            | {"kept_tokens": kept},
-            {"case": "fixed", "tokens_per_s": middle(fixed), "rows": FAILURES * SAMPLES}
-            | {"prompt": FIXED_PROMPT, "tokens": FIXED_TOKENS},
-        ],
-    }
+def cases(settings: Settings) -> list[Case]:
+    """Return the cases of a size."""
+    folder = model_folder(settings.model)
+    found = []
+    for name, sizes in WORK[settings.size].items():
+        sides = peers(folder, settings, sizes)
+        found.append(Case(name, sides, {"sizes": _about(sizes)}))
+    fixed = FIXED[settings.size]
+    about = dict(zip(("prompts", "samples", "prompt", "tokens"), fixed, strict=True))
+    sides = {OURS: partial(_fixed, folder, *fixed)}
+    return [*found, Case("fixed length", sides, about)]
 
 
-def _by_engine(
-    engine: LocalEngine, prompts: Sequence[TokenIds], n: int, limit: int, seed: int
-) -> list[list[TokenIds]]:
-    groups = engine.generate(prompts, n, Sampling(TEMPERATURE, limit, seed))
-    if n == 1:
-        engine.reset_cache()  # the retries end a rollout; after it comes an update of the weights
-    return [[completion.token_ids for completion in group] for group in groups]
-
-
-class _VllmPeer:
-    """vLLM in an environment of its own, one server for all repeats.
-
-    It is paused while it has nothing to do: its processes poll while others are being timed.
-    """
-
-    def __init__(self, python: Path, model: str, work: Workload, eager: bool) -> None:
-        script = Path(__file__).with_name("vllm_peer.py")
-        self._process = subprocess.Popen(
-            [str(python), str(script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # so that its own processes pause with it
-            env=os.environ | {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "4"},
+def peers(folder: str, settings: Settings, sizes: Sizes) -> dict[str, Opener]:
+    """Return every side of a rollout that this machine can run."""
+    sides: dict[str, Opener] = {OURS: partial(ours, folder, settings.model, sizes)}
+    if packing_pays(settings.device, DTYPE):
+        sides["sharing alone"] = partial(ours, folder, settings.model, sizes, packed=False)
+        sides["packing alone"] = partial(by_generate, folder, settings.model, sizes, packed=True)
+    sides["transformers"] = partial(by_generate, folder, settings.model, sizes)
+    if settings.vllm_python is None:
+        print("vLLM is left out: give --vllm-python.")
+        return sides
+    # A quick run goes without the compiled one: its start takes minutes.
+    modes = {"vllm eager": True} | ({"vllm compiled": False} if settings.size == "full" else {})
+    for name, eager in modes.items():
+        sides[name] = partial(
+            by_vllm, settings.vllm_python, folder, settings.model, sizes, eager=eager
         )
-        stops = sorted(work.stops)
-        self._ask({"model": model, "eager": eager, "stops": stops, "temperature": TEMPERATURE})
-        work.rollout(self.generate, 0)
+    return sides
+
+
+@contextmanager
+def ours(folder: str, model: str, sizes: Sizes, *, packed: bool = True) -> Iterator[Play]:
+    """Generate with our engine."""
+    loaded, tokenizer = load_model(folder, DTYPE)
+    work = Workload(tokenizer, model, sizes)
+    engine = _engine(loaded, tokenizer, work.stops, packed=packed)
 
     def generate(
-        self, prompts: Sequence[TokenIds], n: int, limit: int, seed: int
+        prompts: Sequence[TokenIds], n: int, limit: int, seed: int
     ) -> list[list[TokenIds]]:
-        """Let it sample; its prefix cache is cleared before reflections and kept for retries."""
-        del seed  # see vllm_peer
-        job = {"prompts": prompts, "samples": n, "limit": limit, "clear": n > 1}
-        return [[tuple(ids) for ids in group] for group in self._ask(job)]
+        groups = engine.generate(prompts, n, Sampling(TEMPERATURE, limit, seed))
+        return [[completion.token_ids for completion in group] for group in groups]
 
-    def close(self) -> None:
-        """End the process."""
-        os.killpg(self._process.pid, signal.SIGCONT)
-        self._process.communicate()
+    def play(number: int) -> Turn:
+        engine.reset_cache()  # between two rollouts the weights change
+        return _turn(work, generate, number, loaded)
 
-    def _ask(self, question: Any) -> Any:
-        os.killpg(self._process.pid, signal.SIGCONT)
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        for line in self._process.stdout:
-            if line.startswith("answer "):
-                os.killpg(self._process.pid, signal.SIGSTOP)
-                return json.loads(line.removeprefix("answer "))
-        raise RuntimeError(f"vLLM ended with code {self._process.wait()}; its errors are above.")
+    yield play
 
 
-def _vllm_peers(work: Workload, eager_only: bool) -> dict[str, _VllmPeer]:
-    """Start vLLM where an environment for it is named."""
-    python = os.environ.get("MULLIGAN_VLLM_PYTHON")
-    if not python:
-        print("vLLM is left out: give --vllm-python, or set MULLIGAN_VLLM_PYTHON.")
-        return {}
-    folder = resolve_model(MODEL)
-    modes = {"vllm eager": True} if eager_only else {"vllm eager": True, "vllm compiled": False}
-    return {name: _VllmPeer(Path(python), folder, work, eager) for name, eager in modes.items()}
+@contextmanager
+def by_generate(folder: str, model: str, sizes: Sizes, *, packed: bool = False) -> Iterator[Play]:
+    """Generate as TRL does, with transformers."""
+    loaded, tokenizer = load_model(folder, DTYPE)
+    work = Workload(tokenizer, model, sizes)
+    generating = InferenceCopy(loaded, DTYPE).model if packed else loaded
+    generate = partial(work.by_transformers, generating)
+    yield lambda number: _turn(work, generate, number, loaded)
 
 
-def _interleaved(
-    peers: dict[str, Rollout], repeats: int, device: torch.device
-) -> tuple[dict[str, list[float]], dict[str, list[tuple[int, int]]]]:
-    """Run the peers in turn; return kept tokens per second, and how many were kept."""
-    rates: dict[str, list[float]] = {name: [] for name in peers}
-    kept: dict[str, list[tuple[int, int]]] = {name: [] for name in peers}
-    peers["mulligan"](0)
-    for repeat in range(repeats):
-        for name, rollout in peers.items():
-            # The seed differs from repeat to repeat; nothing is kept between them.
-            work = partial(rollout, 100 + 2 * repeat)
-            taken = seconds(lambda work=work, name=name: kept[name].append(work()), device)
-            rates[name].append(sum(kept[name][-1]) / taken)
-            print(f"{name}: {rates[name][-1]:.0f} kept tokens/s", flush=True)
-    return rates, kept
+@contextmanager
+def by_vllm(python: Path, folder: str, model: str, sizes: Sizes, *, eager: bool) -> Iterator[Play]:
+    """Generate with vLLM, in a process of its own environment."""
+    loaded, tokenizer = load_model(folder, DTYPE, "cpu")  # to count its weights: vLLM loads its own
+    work = Workload(tokenizer, model, sizes)
+    how = {
+        "model": folder,
+        "eager": eager,
+        "stops": sorted(work.stops),
+        "temperature": TEMPERATURE,
+        "gpu": torch.cuda.is_available(),
+        "context": max(map(len, work.prompts)) + sizes.reflection + sizes.retry + 256,
+    }
+    environment = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "4"}
+    command = [str(python), str(Path(__file__).with_name("vllm_side.py"))]
+    with Side(command, environment, pause=True) as side:
+        side.ask(how)
+
+        def generate(
+            prompts: Sequence[TokenIds], n: int, limit: int, seed: int
+        ) -> list[list[TokenIds]]:
+            del seed  # see vllm_side
+            # Its prefix cache is cleared before reflections and kept for retries.
+            job = {"prompts": prompts, "samples": n, "limit": limit, "clear": n > 1}
+            return [[tuple(ids) for ids in group] for group in side.ask(job)]
+
+        yield lambda number: _turn(work, generate, number, loaded)
 
 
-def _fixed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, repeats: int) -> list[float]:
-    """Return tokens per second without stops, prompts included in the time."""
-    engine = LocalEngine(model, tokenizer, eos_ids=())
-    rng = random.Random(0)
-    vocabulary = range(3, model.config.vocab_size)
-    rates = []
-    for repeat in range(repeats + 1):
-        prompts = [tuple(rng.choices(vocabulary, k=FIXED_PROMPT)) for _ in range(FAILURES)]
-        sampling = Sampling(TEMPERATURE, FIXED_TOKENS, repeat)
+def _engine(
+    model: PreTrainedModel, tokenizer: object, stops: frozenset[int], *, packed: bool
+) -> LocalEngine:
+    """Return our engine; unpacked, it takes the weights as they are, as on another processor."""
+    if packed:
+        return LocalEngine(model, tokenizer, eos_ids=stops)  # type: ignore[arg-type]
+    with patch.object(inference_copy, "packing_pays", return_value=False):
+        return LocalEngine(model, tokenizer, eos_ids=stops)  # type: ignore[arg-type]
+
+
+def _turn(work: Workload, generate: Generate, number: int, model: PreTrainedModel) -> Turn:
+    """Let a side do one rollout; the seed differs from round to round."""
+    rollouts: list[Rollout] = []
+    taken = seconds(lambda: rollouts.append(work.rollout(generate, 100 + 2 * number)), model.device)
+    [rollout] = rollouts
+    flops = Arithmetic.of(model).generation(rollout.kept, rollout.prompts)
+    kept = {"reflected": rollout.reflected, "retried": rollout.retried}
+    return Turn(taken, rollout.kept, flops, details=kept)
+
+
+@contextmanager
+def _fixed(folder: str, prompts: int, samples: int, prompt: int, tokens: int) -> Iterator[Play]:
+    """Generate as many tokens for every row, prompts included in the time."""
+    model, tokenizer = load_model(folder, DTYPE)
+    engine = _engine(model, tokenizer, frozenset(), packed=True)
+    flops = Arithmetic.of(model).generation(prompts * samples * tokens, prompts * prompt)
+
+    def play(number: int) -> Turn:
+        draw = random.Random(number)
+        asked = [tuple(draw.choices(range(3, 40_000), k=prompt)) for _ in range(prompts)]
+        sampling = Sampling(TEMPERATURE, tokens, number)
         engine.reset_cache()
-        work = partial(engine.generate, prompts, SAMPLES, sampling)
-        taken = seconds(work, model.device)
-        rates.append(FAILURES * SAMPLES * FIXED_TOKENS / taken)
-    return rates[1:]
+        taken = seconds(lambda: engine.generate(asked, samples, sampling), model.device)
+        return Turn(taken, prompts * samples * tokens, flops)
+
+    yield play
 
 
-def _line(values: list[float]) -> str:
-    spread = middle(values)
-    return f"{spread['median']:.0f} ({spread['low']:.0f} to {spread['high']:.0f})"
+def _about(sizes: Sizes) -> dict[str, int | bool]:
+    return {name: getattr(sizes, name) for name in sizes.__slots__}

@@ -7,29 +7,26 @@ message, the question is asked again for the retry. Reflection prompts have 150 
 Where completions end: with a warmed-up model (``--model FOLDER``, for instance the demo's) at its
 own stop token. The model as it is shipped hardly ever stops within the cap, so without ``--model``
 a completion ends with its first sentence, at any token whose text ends in a full stop, question or
-exclamation mark, or a line break. Every peer gets the same stop tokens. Peers draw with random
-numbers of their own, so their completions differ, but not in how their lengths are distributed;
-lengths are reported.
+exclamation mark, or a line break. Or nowhere, where long completions are wanted. Every peer gets
+the same stop tokens. Peers draw with random numbers of their own, so their completions differ, but
+not in how their lengths are distributed; lengths are reported.
 """
 
-import os
 from collections.abc import Callable, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from itertools import islice, pairwise
 from zlib import crc32
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from benchmarks.groups import TEMPERATURE
+from mulligan.engines.local.prefix_cache import common_length
 from mulligan.episodes.conversation import Conversations
 from mulligan.models.load import DEFAULT_MODEL
 from mulligan.tasks.countdown.task import Countdown
 from mulligan.types import Attempt, Completion, Failure, Problem, Sampling, TokenIds, Verdict
 
-MODEL = os.environ.get("MULLIGAN_BENCHMARK_MODEL", DEFAULT_MODEL)
-WARMED_UP = "MULLIGAN_BENCHMARK_MODEL" in os.environ
-FAILURES, SAMPLES = 8, 8
-REFLECTION, RETRY = 48, 24
-TEMPERATURE = 0.9
 SUCCESS = 0.15
 """How many of the retries pass."""
 SYSTEM = (
@@ -45,15 +42,32 @@ Generate = Callable[[Sequence[TokenIds], int, int, int], list[list[TokenIds]]]
 """Prompts, samples of each, most tokens, seed: to token ids, those that ended a row included."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much there is of it: the method's own rollout, as the demo makes it."""
+
+    failures: int = 8
+    samples: int = 8
+    reflection: int = 48
+    retry: int = 24
+    stops: bool = True
+    """Whether completions end before the cap."""
+
+
 class Workload:
     """Failures, the prompts that follow from them, and verdicts."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, model: str, sizes: Sizes | None = None
+    ) -> None:
         self._tokenizer = tokenizer
+        self._model = model
+        self.sizes = sizes or Sizes()
         self.conversations = Conversations(tokenizer, REFLECT)
-        self.stops = _stops(tokenizer)
+        self.stops = _stops(tokenizer, model) if self.sizes.stops else frozenset[int]()
         task = Countdown(system=SYSTEM, question="Make {target} from {numbers}.")
-        self.failures = [self._failed(each) for each in islice(task.problems("train"), FAILURES)]
+        problems = islice(task.problems("train"), self.sizes.failures)
+        self.failures = [self._failed(each) for each in problems]
         self.prompts = [
             self.conversations.reflection(f.attempt.problem, f.attempt.completion)
             for f in self.failures
@@ -69,12 +83,16 @@ class Workload:
             for ids in group
         ]
 
-    def rollout(self, generate: Generate, seed: int) -> tuple[int, int]:
-        """Reflect and retry; return the tokens kept of the reflections and of the retries."""
-        groups = generate(self.prompts, SAMPLES, REFLECTION, seed)
-        retries = generate(self.retry_prompts(groups), 1, RETRY, seed + 1)
-        kept = [sum(len(ids) for group in some for ids in group) for some in (groups, retries)]
-        return kept[0], kept[1]
+    def rollout(self, generate: Generate, seed: int) -> "Rollout":
+        """Reflect and retry."""
+        groups = generate(self.prompts, self.sizes.samples, self.sizes.reflection, seed)
+        prompts = self.retry_prompts(groups)
+        retries = generate(prompts, 1, self.sizes.retry, seed + 1)
+        reflected, retried = (
+            sum(len(ids) for group in some for ids in group) for some in (groups, retries)
+        )
+        said = [(*prompt, *ids) for prompt, [ids] in zip(prompts, retries, strict=True)]
+        return Rollout(reflected, retried, distinct_tokens(said))
 
     def by_transformers(
         self, model: PreTrainedModel, prompts: Sequence[TokenIds], n: int, limit: int, seed: int
@@ -94,7 +112,8 @@ class Workload:
             temperature=TEMPERATURE,
             top_k=0,
             top_p=1.0,
-            eos_token_id=sorted(self.stops),
+            eos_token_id=sorted(self.stops) or None,
+            min_new_tokens=None if self.stops else limit,
             pad_token_id=0,
         )
         rows = [self._kept(row[width:]) for row in output.tolist()]
@@ -115,7 +134,7 @@ class Workload:
         ids = (*self._tokenizer.encode(text, add_special_tokens=False), self._eos)
         prompt = self.conversations.attempt(problem)
         attempt = Attempt(problem, prompt, Completion(ids, text, "stop"), Verdict.wrong())
-        return Failure(problem.id, attempt, MODEL, Sampling(TEMPERATURE, RETRY, 0))
+        return Failure(problem.id, attempt, self._model, Sampling(TEMPERATURE, self.sizes.retry, 0))
 
     @property
     def _eos(self) -> int:
@@ -127,11 +146,43 @@ class Workload:
         return tuple(tokens[: end + 1])
 
 
-def _stops(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What came of a rollout."""
+
+    reflected: int
+    """Tokens kept of the reflections: those up to and including the one that ended a completion."""
+    retried: int
+    """Tokens kept of the retries."""
+    distinct: int
+    """Tokens of all conversations, what they begin with alike counted once."""
+
+    @property
+    def kept(self) -> int:
+        """Return all tokens that were kept."""
+        return self.reflected + self.retried
+
+    @property
+    def prompts(self) -> int:
+        """Return the tokens that were not generated and have to be computed once."""
+        return max(self.distinct - self.kept, 0)
+
+
+def _stops(tokenizer: PreTrainedTokenizerBase, model: str) -> frozenset[int]:
     """Return the tokens that end a completion; see the top of this file."""
     own = {int(tokenizer.eos_token_id)}
-    if WARMED_UP:
+    if model != DEFAULT_MODEL:
         return frozenset(own)
     texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
     ends = (".", "?", "!", "\n")
     return frozenset(own | {t for t, text in enumerate(texts) if str(text).endswith(ends)})
+
+
+def distinct_tokens(sequences: Sequence[TokenIds]) -> int:
+    """Return how many tokens have to be computed for some sequences, where beginnings are shared.
+
+    In sorted order, what a sequence shares with any before it, it shares with its neighbour.
+    """
+    ordered = sorted(sequences)
+    shared = sum(common_length(a, b) for a, b in pairwise(ordered))
+    return sum(map(len, ordered)) - shared

@@ -19,8 +19,9 @@ def main() -> None:
         dtype="bfloat16",
         enforce_eager=how["eager"],
         enable_prefix_caching=True,
-        max_model_len=1024,
+        max_model_len=how["context"],
         max_num_seqs=64,
+        **({"gpu_memory_utilization": 0.5} if how["gpu"] else {}),  # the peers need the rest
     )
     print("answer null", flush=True)
     for line in sys.stdin:
