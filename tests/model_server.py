@@ -18,13 +18,17 @@ class ModelServer(ThreadingHTTPServer):
         ids: whether token ids are taken and returned, as vLLM does.
         logprobs: ``processed`` or ``raw`` (before the temperature) are given, or None are.
         strict: whether settings that OpenAI's protocol does not have are refused.
+        context: what is said of the model's context, as vLLM says it.
     """
 
     daemon_threads = True
 
-    def __init__(self, folder, name="tiny", *, ids=True, logprobs="processed", strict=False):
+    def __init__(
+        self, folder, name="tiny", *, ids=True, logprobs="processed", strict=False, context=None
+    ):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.name, self.ids, self.logprobs, self.strict = name, ids, logprobs, strict
+        self.context = context
         self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.requests = []
@@ -62,7 +66,8 @@ class ModelServer(ThreadingHTTPServer):
     def reply(self, path, request):
         """Return (status, body)."""
         if path == "/v1/models":
-            return 200, {"object": "list", "data": [{"id": self.name, "object": "model"}]}
+            served = {"id": self.name, "object": "model", "max_model_len": self.context}
+            return 200, {"object": "list", "data": [served]}
         if request["model"] != self.name:
             return 404, {"error": {"message": f"The model {request['model']} does not exist."}}
         if self.strict and {"top_k", "min_p", "repetition_penalty"} & request.keys():

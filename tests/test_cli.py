@@ -10,6 +10,7 @@ import time
 import pytest
 import yaml
 
+from model_server import serving
 from mulligan.cli.console import STOPPED
 from tiny import CHATML, lines, make_model_folder, run_cli, write_recipe
 
@@ -262,8 +263,22 @@ def test_too_few_problems_for_the_evaluation_are_refused_before_any_work(recipe,
 
 
 def test_a_prompt_longer_than_the_context_is_refused(recipe, tmp_path):
-    said = refused("collect", recipe(task_options={"words": 100}), "--runs", tmp_path)
-    assert "context is shorter than one conversation" in said
+    said = " ".join(
+        refused("collect", recipe(task_options={"words": 100}), "--runs", tmp_path).split()
+    )
+    assert "The model's context of 512 tokens is shorter than one conversation" in said
+    needed = int(re.search(r"the shortest takes (\d+)\.", said)[1])
+    assert needed > 512
+
+
+@pytest.mark.parametrize("command", ["collect", "evaluate"])
+def test_a_server_with_a_shorter_context_than_the_models_sets_the_length(
+    recipe, tmp_path, tiny_llama, command
+):
+    with serving(tiny_llama, context=20) as server:
+        engine = {"kind": "server", "url": server.url, "model": server.name}
+        said = refused(command, recipe(engine=engine), "--runs", tmp_path)
+    assert "context of 20 tokens" in " ".join(said.split())
 
 
 def test_a_device_that_this_machine_lacks_is_refused(recipe, tmp_path):

@@ -134,6 +134,11 @@ def test_its_log_probs_are_not_the_trainers(tiny_llama, policy_and_tokenizer, tm
     assert (abilities.weights, abilities.token_ids, abilities.exact) == (True, True, False)
 
 
+def test_its_context_is_what_the_server_says(tiny_llama, policy_and_tokenizer, tmp_path):
+    with serving(tiny_llama, context=48) as server:
+        assert reach(server, policy_and_tokenizer, tmp_path).context == 48
+
+
 def test_a_server_that_was_restarted_with_old_weights_is_found_out_before_it_generates(
     tiny_llama, policy_and_tokenizer, tmp_path
 ):

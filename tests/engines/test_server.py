@@ -365,6 +365,12 @@ def test_a_model_that_the_server_does_not_serve_is_refused_with_the_nearest(tiny
         reach(server, tiny[1], "tiny-cat")
 
 
+@pytest.mark.parametrize("context", [64, None])
+def test_the_context_is_what_the_server_says_of_it(tiny_llama, tiny, context):
+    with serving(tiny_llama, context=context) as server:
+        assert reach(server, tiny[1]).context == context
+
+
 def test_a_server_takes_no_weights(serve):
     with pytest.raises(
         MulliganError, match=r"takes no weights, and step 3 needs weights of its own"

@@ -158,6 +158,11 @@ def test_what_does_not_fit_the_context_is_left_out_counted_and_said(gather, tiny
 
 
 def test_a_context_that_not_even_a_first_answer_fits_is_refused(gather, tiny_tokenizer):
-    context = len(Conversations(tiny_tokenizer, "Why?").attempt(PROBLEMS[0])) + 39
-    with pytest.raises(MulliganError, match="context is shorter than one conversation"):
+    conversations, nothing = Conversations(tiny_tokenizer, "Why?"), Completion((), "", "length")
+    context = len(conversations.attempt(PROBLEMS[0])) + 39
+    needed = len(conversations.retry(PROBLEMS[0], nothing, nothing)) + 30 + 2 * SAMPLING.max_tokens
+    with pytest.raises(
+        MulliganError,
+        match=f"context of {context} tokens is shorter than one conversation.* takes {needed}",
+    ):
         gather(["no"] * 5, context=context)

@@ -44,6 +44,11 @@ class Engine(Protocol):
         """The version of the weights that it generates with; 0 for those it was made with."""
         ...
 
+    @property
+    def context(self) -> int | None:
+        """Tokens of a prompt and its completion together; ``None`` where it knows no limit."""
+        ...
+
     def generate(
         self, prompts: Sequence[TokenIds], n: int, sampling: Sampling
     ) -> list[list[Completion]]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PositiveInt, ValidationError
 
 from mulligan.errors import MulliganError
 
@@ -182,21 +182,26 @@ class Client:
         return "".join(letter if letter.isprintable() else " " for letter in text)[:300]
 
 
-class _Model(BaseModel):
+class ServedModel(BaseModel):
+    """A model that a server offers."""
+
     id: str
+    max_model_len: PositiveInt | None = None
+    """Its context, where the server says it, as vLLM does."""
 
 
 class _Models(BaseModel):
-    data: list[_Model]
+    data: list[ServedModel]
 
 
-def served_models(client: Client) -> list[str]:
-    """Return the names of the models that a server offers.
+def served_models(client: Client) -> list[ServedModel]:
+    """Return the models that a server offers.
 
     Raises:
         MulliganError: it cannot be reached, or does not say.
     """
-    return [model.id for model in client.call("GET", "/models", read=_Models).data]
+    models: list[ServedModel] = client.call("GET", "/models", read=_Models).data
+    return models
 
 
 def _json(content: bytes) -> Any:

@@ -52,6 +52,11 @@ class ScriptedEngine:
         """What a model on this machine can do, or seems to: a script has no weights."""
         return Abilities(token_ids=True, logprobs=True, weights=True, exact=True)
 
+    @property
+    def context(self) -> int | None:
+        """No limit: nothing attends to a prompt."""
+        return None
+
     def generate(
         self, prompts: Sequence[TokenIds], n: int, sampling: Sampling
     ) -> list[list[Completion]]:

@@ -41,15 +41,25 @@ class ServerEngine:
         model: the server's name for the model.
         form: how prompts are asked and completions read.
         parallel: how many requests are under way at a time.
+        context: of the model, where the server says it.
     """
 
     policy_version = 0
 
-    def __init__(self, client: Client, model: str, form: Form, *, parallel: int = 16) -> None:
+    def __init__(
+        self,
+        client: Client,
+        model: str,
+        form: Form,
+        *,
+        parallel: int = 16,
+        context: int | None = None,
+    ) -> None:
         self._client = client
         self._model = model
         self._form = form
         self._parallel = parallel
+        self._context = context
 
     def __repr__(self) -> str:
         return f"ServerEngine(host={self._client.host!r}, model={self._model!r})"
@@ -59,6 +69,11 @@ class ServerEngine:
         """What was found out about the server; it takes no weights."""
         form = self._form
         return Abilities(form.token_ids, form.logprobs, weights=False, exact=False)
+
+    @property
+    def context(self) -> int | None:
+        """What the server says of the model's context."""
+        return self._context
 
     def update_weights(self, policy: "nn.Module", version: int) -> None:
         """Refuse: such a server takes no weights.
@@ -142,7 +157,7 @@ def connect(
         MulliganError: it cannot be reached, or does not serve the model.
     """
     client = Client(url, api_key_env=api_key_env, timeout_s=timeout_s)
-    require_model(client, model)
+    context = require_model(client, model)
     form: Form = TokenForm(logprobs=True)
     if tokenizer is None or not reads_ids_as(client, model, tokenizer):
         form = ChatForm(logprobs=True)
@@ -154,11 +169,11 @@ def connect(
         if form.token_ids
         else "chat messages, through its own template: enough to evaluate with, not to train on",
     )
-    return ServerEngine(client, model, form, parallel=parallel)
+    return ServerEngine(client, model, form, parallel=parallel, context=context)
 
 
-def require_model(client: Client, model: str) -> None:
-    """Check that a server serves a model, where it says what it serves.
+def require_model(client: Client, model: str) -> int | None:
+    """Check that a server serves a model, where it says what it serves; return its context.
 
     Raises:
         MulliganError: it cannot be reached, or serves others only.
@@ -168,12 +183,14 @@ def require_model(client: Client, model: str) -> None:
     except Refused as refused:
         if refused.status in (401, 403):
             raise
-        return  # some servers list nothing
-    if model not in served:
+        return None  # some servers list nothing
+    contexts = {each.id: each.max_model_len for each in served}
+    if model not in contexts:
         raise MulliganError(
-            f"The server {client.host} does not serve {model!r}: {nearest(model, served)}. "
+            f"The server {client.host} does not serve {model!r}: {nearest(model, [*contexts])}. "
             "Name one that it serves, or start it with that model."
         )
+    return contexts[model]
 
 
 def reads_ids_as(client: Client, model: str, tokenizer: "PreTrainedTokenizerBase") -> bool:

@@ -79,7 +79,11 @@ def collect(
                 Collected(number, len(tried.attempts), **tried.counts, too_long=tried.too_long)
             )
         progress(len(chunk))
-    _say_what_is_left_out(log)
+
+    def longest(problem: Problem) -> int:
+        return conversations.longest(problem, reflection_tokens, sampling.max_tokens)
+
+    _say_what_is_left_out(log, problems, longest, conversations.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,12 @@ def as_failure(tried: Attempt, model: str, sampling: Sampling) -> Failure:
     return Failure(key, without_logprobs(tried), model, sampling)
 
 
-def _say_what_is_left_out(log: RecordLog[Collected]) -> None:
+def _say_what_is_left_out(
+    log: RecordLog[Collected],
+    problems: Sequence[Problem],
+    longest: Callable[[Problem], int],
+    context: int | None,
+) -> None:
     left_out = sum(line.too_long for line in log)
     if not left_out:
         return
@@ -147,7 +156,11 @@ def _say_what_is_left_out(log: RecordLog[Collected]) -> None:
         "context."
     )
     if not any(line.attempts for line in log):
-        raise MulliganError(f"The model's context is shorter than one conversation. {advice}")
+        raise MulliganError(
+            f"The model's context of {context} tokens is shorter than one conversation: with a "
+            "reflection and a retry of the longest allowed, the shortest takes "
+            f"{min(map(longest, problems))}. {advice}"
+        )
     logger.warning(
         "%d problems or failures are left out: with a reflection and a retry they do not fit the "
         "model's context. %s",

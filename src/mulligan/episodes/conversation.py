@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_NOTHING = Completion((), "", "length")
 _TOLD = re.compile(r"\{(reason|detail)\}")
 
 
@@ -104,6 +105,11 @@ class Conversations:
         filler = Completion(ids, "", like.finish_reason)
         return replace(filler, text=self._listener.decode(filler))
 
+    @property
+    def context(self) -> int | None:
+        """Tokens that a prompt and its completion may have together; ``None``: any number."""
+        return self._context
+
     def fits(self, prompt: TokenIds, max_tokens: int) -> bool:
         """Whether a prompt and so many more tokens fit the model's context."""
         return self._context is None or len(prompt) + max_tokens <= self._context
@@ -112,13 +118,16 @@ class Conversations:
         self, problem: Problem, answer: Completion, reflection_tokens: int, answer_tokens: int
     ) -> bool:
         """Whether a retry after the longest reflection on a failed answer fits the context."""
-        shortest = self.retry(problem, answer, Completion((), "", "length"))
+        shortest = self.retry(problem, answer, _NOTHING)
         return self.fits(shortest, reflection_tokens + answer_tokens)
 
-    def problem_fits(self, problem: Problem, reflection_tokens: int, answer_tokens: int) -> bool:
-        """Whether the longest conversation about a problem fits the context."""
-        nothing = Completion((), "", "length")
-        return self.failure_fits(problem, nothing, reflection_tokens, 2 * answer_tokens)
+    def longest(self, problem: Problem, reflection_tokens: int, answer_tokens: int) -> int:
+        """Return how many tokens the longest conversation about a problem has.
+
+        It is an answer, a reflection on it and a retry, each as long as it may be.
+        """
+        shortest = self.retry(problem, _NOTHING, _NOTHING)
+        return len(shortest) + reflection_tokens + 2 * answer_tokens
 
     def demonstration(self, demo: Demonstration) -> list[tuple[TokenIds, TokenIds]]:
         """Return a demonstration as (prompt, completion) pairs, one for each turn of the model."""

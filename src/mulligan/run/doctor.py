@@ -152,7 +152,9 @@ def _server(url: str) -> Check:
         models = served_models(client)
     except MulliganError as error:
         return Check("missing", "server", f"{url}: {error}", "Start it, or check the URL.")
-    return Check("ok", "server", f"{url} serves {', '.join(models) or 'no model'}")
+    return Check(
+        "ok", "server", f"{url} serves {', '.join(each.id for each in models) or 'no model'}"
+    )
 
 
 def _optional() -> Iterator[Check]:

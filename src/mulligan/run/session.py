@@ -159,7 +159,10 @@ class Session:
         tokenizer: "PreTrainedTokenizerBase",
         engine: Engine | None = None,
     ) -> Conversations:
-        """Return the prompts in the recipe's words, in the form that the engine takes."""
+        """Return the prompts in the recipe's words, in the form that the engine takes.
+
+        They keep to the shorter context of the two: one generates, the other is trained.
+        """
         prompts = self.recipe.prompts
         if engine is not None and not engine.abilities.token_ids:
             return ChatConversations(prompts.reflect, prompts.retry, marks=prompts.thoughts)
@@ -169,7 +172,9 @@ class Session:
             prompts.retry,
             today=prompts.date,
             marks=prompts.thoughts,
-            context=context_length(model.config),
+            context=_shorter(
+                context_length(model.config), None if engine is None else engine.context
+            ),
         )
 
     def those_that_fit(
@@ -180,15 +185,19 @@ class Session:
         Raises:
             MulliganError: none fits.
         """
-        generate = self.recipe.generate
+        context, generate = conversations.context, self.recipe.generate
+        if context is None:
+            return list(problems)
         limits = generate.reflection_tokens, generate.answer_tokens
-        kept = [each for each in problems if conversations.problem_fits(each, *limits)]
+        lengths = [conversations.longest(each, *limits) for each in problems]
+        kept = [each for each, size in zip(problems, lengths, strict=True) if size <= context]
         if not kept:
             raise MulliganError(
-                "No problem fits the model's context with two answers and a reflection of the "
-                f"lengths asked for ({generate.answer_tokens} and {generate.reflection_tokens} "
-                "tokens). Lower generate.answer_tokens or generate.reflection_tokens, or use a "
-                "model with a longer context."
+                f"No problem fits the model's context of {context} tokens: with two answers and a "
+                f"reflection of the lengths asked for ({generate.answer_tokens} and "
+                f"{generate.reflection_tokens} tokens) the shortest takes {min(lengths)}. Lower "
+                "generate.answer_tokens or generate.reflection_tokens, or use a model with a "
+                "longer context."
             )
         if left_out := len(problems) - len(kept):
             self.console.print(f"{left_out} of {len(problems)} problems do not fit: left out")
@@ -225,6 +234,11 @@ class Session:
     def mark_done(self, stage: str) -> None:
         """Remember that a stage has ended."""
         write_atomically(self.run.stages, json.dumps([*stages_done(self.run), stage]) + "\n")
+
+
+def _shorter(*contexts: int | None) -> int | None:
+    """Return the shortest of the contexts that are known."""
+    return min((each for each in contexts if each is not None), default=None)
 
 
 def stages_done(run: RunFolder) -> list[str]:

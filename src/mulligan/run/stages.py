@@ -135,7 +135,7 @@ def collect_stage(session: Session) -> None:
 
         collect(
             engine,
-            session.conversations(model, tokenizer),
+            session.conversations(model, tokenizer, engine),
             session.verify,
             problems,
             attempts=recipe.collect.attempts,
@@ -174,7 +174,7 @@ def _train(session: Session, processes: "Processes") -> None:
     if warning := advice.on_learning_rate(recipe, model.num_parameters()):
         logger.warning("%s", warning)
     engine = session.engine(model, tokenizer)  # copies the model before adapters are put into it
-    conversations = session.conversations(model, tokenizer)
+    conversations = session.conversations(model, tokenizer, engine)
     steps = recipe.train.steps
     done = processes.first(session.checkpoints.newest, int | None)
     with (

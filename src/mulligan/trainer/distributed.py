@@ -209,6 +209,10 @@ class _DividedEngine:
     def policy_version(self) -> int:
         return self._engine.policy_version
 
+    @property
+    def context(self) -> int | None:
+        return self._engine.context
+
     def generate(
         self, prompts: Sequence[TokenIds], n: int, sampling: Sampling
     ) -> list[list[Completion]]:

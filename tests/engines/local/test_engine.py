@@ -335,6 +335,10 @@ def test_other_seeds_and_other_samples_draw_other_tokens():
     assert len({c.token_ids for c in (*group, *other)}) == 8
 
 
+def test_the_context_is_that_of_the_models_configuration():
+    assert LocalEngine(tiny_model(), NumberTokenizer()).context == 256
+
+
 def test_a_prompt_longer_than_the_context_is_an_error_with_both_lengths():
     with pytest.raises(MulliganError, match=r"250 tokens.*max_tokens=10.*context of 256"):
         engine_for(tiny_model()).generate([(5,) * 250], 1, GREEDY)

@@ -24,6 +24,7 @@ from mulligan.engines.local.prefix_cache import PrefixStore, common_length
 from mulligan.engines.local.sampling import draw, uniforms
 from mulligan.errors import MulliganError
 from mulligan.models.architecture import may_be_padded, why_not_shared
+from mulligan.models.load import context_length
 from mulligan.models.template import stop_ids
 from mulligan.types import Completion, Sampling, TokenIds
 
@@ -70,6 +71,11 @@ class LocalEngine:
         return Abilities(token_ids=True, logprobs=True, weights=True, exact=True, divisible=True)
 
     @property
+    def context(self) -> int | None:
+        """The context of the model's own configuration."""
+        return context_length(self.model.config)
+
+    @property
     def model(self) -> PreTrainedModel:
         """The model that generates: the policy itself, or a copy that follows it."""
         return self._copy.model
@@ -106,7 +112,7 @@ class LocalEngine:
         Raises:
             MulliganError: a prompt is empty or does not fit the context with ``max_tokens``.
         """
-        _check(self.model, prompts, n, sampling)
+        _check(self.context, prompts, n, sampling)
         if not prompts or n == 0:
             return [[] for _ in prompts]
         was_training = self.model.training
@@ -206,7 +212,7 @@ class LocalEngine:
             logger.log(level, message)
 
 
-def _check(model: PreTrainedModel, prompts: Sequence[TokenIds], n: int, sampling: Sampling) -> None:
+def _check(context: int | None, prompts: Sequence[TokenIds], n: int, sampling: Sampling) -> None:
     """Refuse what cannot be generated."""
     if n < 0 or sampling.max_tokens < 1 or sampling.temperature < 0:
         raise MulliganError(
@@ -214,7 +220,6 @@ def _check(model: PreTrainedModel, prompts: Sequence[TokenIds], n: int, sampling
             f"{sampling.temperature}: n and the temperature must not be negative, and "
             "max_tokens must be at least 1."
         )
-    context = getattr(model.config, "max_position_embeddings", None)
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise MulliganError(

@@ -46,6 +46,7 @@ class VllmEngine:
         policy: what it generates with until ``update_weights``.
         probe: a text whose score tells whether the server holds the policy's weights.
         parallel: how many requests are under way at a time.
+        context: of the served model, where the server says it.
         process: the server, where the run started it; ended by ``close``.
     """
 
@@ -58,6 +59,7 @@ class VllmEngine:
         probe: TokenIds,
         *,
         parallel: int = 64,
+        context: int | None = None,
         process: VllmProcess | None = None,
     ) -> None:
         self.policy_version = 0
@@ -65,6 +67,7 @@ class VllmEngine:
         self._control = control
         self._push = push
         self._parallel = parallel
+        self._context = context
         self._process = process
         self._unique = uuid.uuid4().hex[:12]
         self._label: str | None = None
@@ -76,6 +79,11 @@ class VllmEngine:
     def abilities(self) -> Abilities:
         """Everything, but its log-probs are those of other kernels than the trainer's."""
         return Abilities(token_ids=True, logprobs=True, weights=True, exact=False)
+
+    @property
+    def context(self) -> int | None:
+        """What the server says of its context."""
+        return self._context
 
     def update_weights(self, policy: nn.Module, version: int) -> None:
         """Give the server a policy's weights as this version, and check that it holds them.
@@ -212,7 +220,7 @@ def make_vllm(
         key, timeout_s = settings["api_key_env"], settings["timeout_seconds"]
         client = Client(f"{root}/v1", api_key_env=key, timeout_s=timeout_s)
         control = Control(Client(root, api_key_env=key, timeout_s=timeout_s))
-        _require_exact_tokens(client, model, tokenizer)
+        context = _require_exact_tokens(client, model, tokenizer)
         control.weight_version()
         push = _push(settings["weights"], control, folder / "weights", root, model)
     except BaseException:
@@ -221,7 +229,14 @@ def make_vllm(
         raise
     probe = tuple(tokenizer.encode(PROBE, add_special_tokens=False))
     return VllmEngine(
-        client, control, push, policy, probe, parallel=settings["parallel"], process=process
+        client,
+        control,
+        push,
+        policy,
+        probe,
+        parallel=settings["parallel"],
+        context=context,
+        process=process,
     )
 
 
@@ -241,9 +256,14 @@ def _start(
     return VllmProcess(settings["python"], start, dtype, folder / "vllm.log", arguments)
 
 
-def _require_exact_tokens(client: Client, model: str, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Check that token ids and log-probs mean to the server what they mean here."""
-    require_model(client, model)
+def _require_exact_tokens(
+    client: Client, model: str, tokenizer: "PreTrainedTokenizerBase"
+) -> int | None:
+    """Check that token ids and log-probs mean to the server what they mean here.
+
+    Returns the served model's context, where the server says it.
+    """
+    context = require_model(client, model)
     if not reads_ids_as(client, model, tokenizer):
         raise MulliganError(
             f"The server {client.host} serves a model of another tokenizer, or returns no token "
@@ -251,6 +271,7 @@ def _require_exact_tokens(client: Client, model: str, tokenizer: "PreTrainedToke
         )
     if problem := problem_with_logprobs(client, model, TokenForm(logprobs=True)):
         raise MulliganError(f"{problem}. Training needs those of the distribution sampled from.")
+    return context
 
 
 def _push(kind: str, control: Control, root: Path, url: str, model: str) -> Push:
