@@ -26,8 +26,9 @@ def torchrun(folder, *arguments):
 
 
 @pytest.mark.slow
-def test_torchrun_runs_all_stages_and_trains_as_one_process_does(tiny_llama, tmp_path):
-    recipe = write_recipe(tmp_path, tiny_llama)
+@pytest.mark.parametrize("failures", ["stored", "online"])
+def test_torchrun_runs_all_stages_and_trains_as_one_process_does(tiny_llama, tmp_path, failures):
+    recipe = write_recipe(tmp_path, tiny_llama, collect__failures=failures)
     done = torchrun(tmp_path, "run", recipe, "--runs", "two")
     assert done.returncode == 0, done.stderr
     assert run_cli("run", recipe, "--runs", tmp_path / "one").code == 0
