@@ -61,7 +61,7 @@ print(len(server._asset("page.js")), (home / "report" / "page.css").exists())
 """
     told = run(installed / "python", "-c", asked, cwd=tmp_path)
 
-    assert told.splitlines()[0] == "demo"
+    assert "demo" in told.splitlines()
     assert told.splitlines()[-1].endswith("True")
 
 
