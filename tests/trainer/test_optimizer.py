@@ -125,3 +125,19 @@ def test_before_the_last_step_the_policy_has_the_weights_of_its_steps():
         optimizer.step([loss_of(policy)])
         plain.step([loss_of(other)])
     assert torch.equal(policy.weight, other.weight)
+
+
+@pytest.mark.slow
+def test_8_bit_adam_learns_with_averages_of_one_byte():
+    pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    policy = nn.Linear(128, 64)  # below 4096 weights, averages stay as they are
+    settings = {"learning_rate": 0.01, "schedule": "constant", "warmup_ratio": 0.0}
+    optimizer = PolicyOptimizer(policy, steps=30, dtype="float32", kind="adamw_8bit", **settings)
+    inputs, targets = torch.randn(32, 128), torch.randn(32, 64)
+    losses = [
+        optimizer.step([lambda: (policy(inputs) - targets).square().mean()]).loss for _ in range(30)
+    ]
+    assert losses[-1] < losses[0] / 2
+    slots = optimizer.optimizer.state[policy.weight]
+    assert slots["state1"].dtype == slots["state2"].dtype == torch.uint8

@@ -176,3 +176,56 @@ def test_a_state_with_a_pickle_beside_it_is_refused(tmp_path):
     (tmp_path / "optimizer.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(MulliganError, match="a pickle"):
         run.load(tmp_path)
+
+
+class Quantised(torch.optim.AdamW):
+    """Keeps its averages together, beside a table that all share, as bitsandbytes does."""
+
+    table = torch.arange(4.0)
+
+    def state_dict(self):
+        whole = super().state_dict()
+        state = {
+            index: {
+                "step": slots["step"],
+                "averages": {
+                    "exp_avg": slots["exp_avg"],
+                    "exp_avg_sq": slots["exp_avg_sq"],
+                    "table": self.table,
+                },
+            }
+            for index, slots in whole["state"].items()
+        }
+        return {**whole, "state": state}
+
+    def load_state_dict(self, saved):
+        state = {
+            index: {"step": slots["step"], **slots["averages"]}
+            for index, slots in saved["state"].items()
+        }
+        assert all(torch.equal(slots.pop("table"), self.table) for slots in state.values())
+        super().load_state_dict({**saved, "state": state})
+
+
+def adamw_8bit(parameters, lr):
+    return pytest.importorskip("bitsandbytes").optim.AdamW8bit(parameters, lr=lr)
+
+
+@pytest.mark.parametrize("make", [Quantised, pytest.param(adamw_8bit, marks=pytest.mark.slow)])
+def test_an_optimizer_that_keeps_its_averages_together_goes_on_bit_for_bit(tmp_path, make):
+    def training(seed):
+        wide = SMALL | {"hidden_size": 64, "intermediate_size": 128}
+        made = Training(lambda: LlamaForCausalLM(LlamaConfig(**wide)), seed)
+        made.optimizer = make(made.model.parameters(), lr=1e-2)
+        made.scheduler = get_cosine_schedule_with_warmup(made.optimizer, 2, 20)
+        return made
+
+    never_stopped = training(seed=0)
+    never_stopped.steps(3)
+    never_stopped.save(tmp_path)
+    never_stopped.steps(4)
+    resumed = training(seed=1)
+    resumed.load(tmp_path)
+    resumed.steps(4)
+    expected, found = never_stopped.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -24,6 +24,7 @@ NEEDED = ("torch", "transformers", "accelerate", "safetensors", "pydantic")
 OPTIONAL = {
     "vllm": "generation on a GPU by vLLM",
     "peft": "LoRA",
+    "bitsandbytes": "train.optimizer=adamw_8bit",
     "reasoning-gym": "tasks named reasoning_gym:NAME",
     "fastapi": "mulligan watch and mulligan serve",
     "lm-eval": "mulligan forget --tasks",

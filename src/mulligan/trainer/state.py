@@ -125,6 +125,9 @@ def _flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], 
         for name, value in slots.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{index}.{name}"] = value.detach().contiguous()
+            elif isinstance(value, Mapping):  # bitsandbytes keeps its quantised averages together
+                for inner, tensor in value.items():  # and shares tables, which no file may
+                    tensors[f"optimizer.{index}.{name}.{inner}"] = tensor.detach().clone()
             else:
                 numbers[str(index)][name] = value
     return tensors, {"state": numbers, "param_groups": state["param_groups"]}
@@ -140,7 +143,12 @@ def _unflatten_optimizer(
     for full_name, tensor in tensors.items():
         kind, _, rest = full_name.partition(".")
         index, _, name = rest.partition(".")
-        if kind == "optimizer":
+        name, _, inner = name.partition(".")
+        if kind != "optimizer":
+            continue
+        if inner:
+            state[int(index)].setdefault(name, {})[inner] = tensor
+        else:
             state[int(index)][name] = tensor
     groups = [
         {key: _like(value, fresh.get(key)) for key, value in saved.items()}
