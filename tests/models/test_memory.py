@@ -98,6 +98,12 @@ MEASURE = Path(__file__).parent / "measure_memory.py"
 SETTINGS = [
     {"group": 2, "reflection": 32, "prompt": 64, "train": {"kl_beta": 0}},
     {"group": 8, "reflection": 384, "prompt": 400, "train": {"kl_beta": 0}},
+    {
+        "group": 8,
+        "reflection": 384,
+        "prompt": 400,
+        "train": {"kl_beta": 0, "gradient_checkpointing": True},
+    },
     {"group": 4, "reflection": 128, "prompt": 200, "lora": {"rank": 16, "alpha": 32}, "train": {}},
 ]
 

@@ -16,6 +16,7 @@ from mulligan.models.policies import Policy
 from mulligan.objectives.base import Loss, Scores
 from mulligan.objectives.spans import by_prompt
 from mulligan.trainer.distributed import ALONE, Processes
+from mulligan.trainer.heap import map_large_blocks
 from mulligan.trainer.optimizer import PolicyOptimizer, Update
 from mulligan.types import ScoredGroup, Span
 
@@ -208,6 +209,8 @@ def make_updater(
     settings, asked = recipe.train, recipe.train.importance_weights
     if settings.gradient_checkpointing:
         _compute_activations_twice(policy.model)
+        if policy.model.device.type == "cpu":
+            map_large_blocks()
     scored_by = partial(GroupScorer, max_tokens=settings.tokens_at_once, agree=processes.agree)
     scorer = scored_by(policy.model)
     reference = None
