@@ -6,7 +6,7 @@ KILLS ?= 200
 # Two processes of one thread each: two thread pools would only wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo docs test test-all test-faults lint types install vllm clean
+.PHONY: demo docs test test-all test-faults test-gpu lint types install vllm clean
 
 install: $(VENV)/.installed
 
@@ -35,6 +35,10 @@ test: lint types
 
 test-all: lint types $(VENV)/.installed-slow
 	$(PYTEST) -m 'not gpu'
+
+# What only a GPU can show. The processes would share its memory, so there is one.
+test-gpu: $(VENV)/.installed-slow
+	$(BIN)/python -m pytest -m gpu
 
 test-faults: install
 	$(BIN)/python -m tests.faults --kills $(KILLS)

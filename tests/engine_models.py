@@ -1,6 +1,7 @@
 """Tiny random models of several architectures, and what transformers itself makes of a prompt."""
 
 import random
+from types import SimpleNamespace
 
 import torch
 from transformers import (
@@ -91,3 +92,29 @@ def logprobs_by_transformers(model, prompt, completion, temperature=1.0):
         logits = model(torch.tensor([prompt + completion])).logits[0]
     logprobs = (logits[len(prompt) - 1 : -1].float() / temperature).log_softmax(-1)
     return logprobs.gather(1, torch.tensor(completion)[:, None])[:, 0]
+
+
+def attention_error(attend, device="cpu", spread=16.0):
+    """How far an attention in bfloat16 over a row's own keys is off the exact one, relatively.
+
+    ``spread`` is the standard deviation of the scores: the larger, the more their rounding shows.
+    """
+    random = torch.Generator().manual_seed(5)
+    shapes = (3, 1, 4, 64), (3, 2, 200, 64), (3, 2, 200, 64)
+    query, keys, values = (
+        torch.randn(shape, generator=random).to(device, torch.bfloat16) for shape in shapes
+    )
+    layout = SimpleNamespace(
+        bias_BSK=torch.zeros(3, 1, 200, dtype=torch.bfloat16, device=device),
+        trunk_columns=0,
+        columns=200,
+        groups=None,
+    )
+    scale = spread / 8  # a product over 64 places has a deviation of 8
+    found = attend(query, keys, values, scale, 0, layout)
+    assert found.dtype == torch.bfloat16
+    per_head = (each.double().repeat_interleave(2, dim=1) for each in (keys, values))
+    exact = torch.nn.functional.scaled_dot_product_attention(
+        query.double().transpose(1, 2), *per_head, scale=scale
+    ).transpose(1, 2)
+    return float((found.double() - exact).norm() / exact.norm())

@@ -1,4 +1,4 @@
-"""Measure two training updates of the 135M model on the CPU, in a process of its own.
+"""Measure two training updates of the 135M model, in a process of its own, on the CPU or a GPU.
 
 Prints the peak above the loaded process, and what was planned for it, in bytes, as JSON.
 """
@@ -25,8 +25,31 @@ def memory(name):
     return int(re.search(rf"{name}:\s+(\d+)", status)[1]) * 1024
 
 
+class PeakOfProcess:
+    """The resident memory of this process."""
+
+    def __init__(self):
+        self.before = memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+
+    def above(self):
+        return memory("VmHWM") - self.before
+
+
+class PeakOfGpu:
+    """What torch has allocated on the GPU."""
+
+    def __init__(self):
+        torch.cuda.reset_peak_memory_stats()
+        self.before = torch.cuda.memory_allocated()
+
+    def above(self):
+        return torch.cuda.max_memory_allocated() - self.before
+
+
 def main():
     setting = json.loads(sys.argv[1])
+    device = setting.get("device", "cpu")
     recipe = check_recipe(
         {
             "name": "measured",
@@ -42,9 +65,8 @@ def main():
         },
         "measured",
     )
-    before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
-    model, tokenizer = load_model("smollm2-135m", "bfloat16" if recipe.lora else "float32", "cpu")
+    peak = PeakOfProcess() if device == "cpu" else PeakOfGpu()
+    model, tokenizer = load_model("smollm2-135m", "bfloat16" if recipe.lora else "float32", device)
     shape = Shape.of(model)
     engine = LocalEngine(model, tokenizer, dtype=torch.bfloat16)
     policy = (
@@ -74,10 +96,10 @@ def main():
         shape,
         recipe,
         adapter=adapter if recipe.lora else 0,
-        on_cpu=True,
+        on_cpu=device == "cpu",
         prompt_tokens=setting["prompt"],
     )[1]
-    print(json.dumps({"measured": memory("VmHWM") - before, "planned": plan.total}))  # noqa: T201
+    print(json.dumps({"measured": peak.above(), "planned": plan.total}))  # noqa: T201
 
 
 main()

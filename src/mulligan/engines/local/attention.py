@@ -126,9 +126,11 @@ def _over_trunk_and_branch(
     )
     per_key = heads // kv_heads
     bias = layout.bias_BSK[:, None, None]
-    # Products in half precision come rounded, and scaling by a power of two keeps them as they
-    # are; the softmax sums in float32 whatever it reads. So wider scores would only take time.
-    scores = query_BHQD.new_empty(rows, kv_heads, per_key, width, span + layout.columns)
+    # On a CPU, products in half precision come rounded, and scaling by a power of two keeps them as
+    # they are; the softmax sums in float32 whatever it reads. So wider scores would only take time.
+    # A GPU gives the sums as they are, in float32, and rounds once, at the end.
+    shape = rows, kv_heads, per_key, width, span + layout.columns
+    scores = query_BHQD.new_empty(shape, dtype=_product_dtype(query_BHQD))
 
     def put(product_BHQK: Tensor, part: slice) -> None:
         """Scale and mask in one pass, into the part's place."""
@@ -142,6 +144,7 @@ def _over_trunk_and_branch(
         grouped = _matmul(_gather(query_BHQD, groups), trunk_keys.transpose(2, 3))
         put(_scatter(grouped, groups), slice(0, span))
     weights_BHQK = torch.softmax(scores, dim=-1, out=scores).flatten(2, 3)
+    weights_BHQK = weights_BHQK.to(values.dtype)
     out_BHQD = _matmul(weights_BHQK[..., span:].contiguous(), values)
     if groups is not None:
         trunk_values = groups.block.values[layer][groups.slots]
@@ -149,7 +152,7 @@ def _over_trunk_and_branch(
         grouped = _matmul(trunk_weights, trunk_values)
         out_BHQD = out_BHQD + _scatter(grouped, groups)
     out = torch.unflatten(out_BHQD, 2, (per_key, width)).permute(0, 3, 1, 2, 4)
-    return out.reshape(rows, width, heads, -1)
+    return out.reshape(rows, width, heads, -1).to(query_BSHD.dtype)
 
 
 def _gather(rows_BHQX: Tensor, groups: Groups) -> Tensor:
@@ -173,5 +176,18 @@ def _scatter(groups_GHQX: Tensor, groups: Groups) -> Tensor:
 
 def _matmul(left_BHQX: Tensor, right_BHXY: Tensor) -> Tensor:
     """Multiply matrices, batched over rows and heads, without copying the right side."""
-    product = torch.bmm(left_BHQX.flatten(0, 1), right_BHXY.flatten(0, 1))
+    left, right = left_BHQX.flatten(0, 1), right_BHXY.flatten(0, 1)
+    wide = _product_dtype(left) != left.dtype
+    product = _summed_in_float32(left, right) if wide else torch.bmm(left, right)
     return torch.unflatten(product, 0, left_BHQX.shape[:2])
+
+
+def _product_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the type that products come in: float32 where the device gives them unrounded."""
+    half = tensor.dtype in (torch.float16, torch.bfloat16)
+    return torch.float32 if tensor.is_cuda and half else tensor.dtype
+
+
+def _summed_in_float32(left_NQX: Tensor, right_NXY: Tensor) -> Tensor:
+    """Multiply matrices of half precision without rounding the sums; only GPUs can."""
+    return torch.bmm(left_NQX, right_NXY, out_dtype=torch.float32)
