@@ -27,6 +27,7 @@ RECIPE: dict[str, Any] = {
     "task": str(TASK_FILE),
     "dtype": "float32",
     "device": "cpu",
+    "probe": False,
     "prompts": {"reflect": "Wrong. Why?"},
     "generate": {"answer_tokens": 5, "reflection_tokens": 6, "problems_at_once": 8},
     "sft": {"examples": 8, "batch": 4, "learning_rate": 1e-3},

@@ -70,6 +70,8 @@ def plan(
     if made.available is not None:
         verdict = "fits" if made.fits else "does not fit"
         console.print(f"{verdict}: {made.peak / 2**30:.1f} of {made.available / 2**30:.1f} GiB")
+    else:
+        console.print(f"The memory of device {made.device!r} is not known: give --gib.")
     for setting in made.advice:
         console.print(f"  try {setting}", markup=False, highlight=False)
     if not made.fits:

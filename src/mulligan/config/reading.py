@@ -24,6 +24,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "train.stop_after",
         "train.tokens_at_once",
         "device",
+        "probe",
         "track",
         "engine.memory_gib",
         "engine.url",

@@ -386,6 +386,9 @@ class Recipe(Section):
     """``auto`` takes a GPU where there is one."""
     seed: int = 0
     """Every random choice derives from it."""
+    probe: bool = True
+    """Before collecting, ``mulligan run`` tries 32 problems and says what to expect: how many pass,
+    tokens, time, memory. No number of the run depends on it."""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where else training steps are sent; each needs its package."""
     prompts: Prompts = Prompts()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from mulligan.config import Recipe
 from mulligan.episodes.collect import Collected
-from mulligan.types import Failure, StepMetrics
+from mulligan.types import Failure
 
 LARGEST_RATE, LARGE_MODEL = 5e-6, 500_000_000
 MOSTLY = 0.5
@@ -45,11 +45,11 @@ def on_collected(lines: Iterable[Collected], failures: Sequence[Failure]) -> lis
     return says
 
 
-def on_reflections(metrics: StepMetrics) -> str | None:
-    """Warn of reflections that are mostly cut off."""
-    if metrics.truncated <= MOSTLY:
+def on_reflections(truncated: float, source: str) -> str | None:
+    """Warn of reflections that are mostly cut off: a share of them, and where they come from."""
+    if truncated <= MOSTLY:
         return None
     return (
-        f"{metrics.truncated:.0%} of the reflections of step {metrics.step} were cut off at the "
-        "limit. Raise generate.reflection_tokens, or ask for shorter ones by prompts.reflect."
+        f"{truncated:.0%} of the reflections of {source} were cut off at the limit. "
+        "Raise generate.reflection_tokens, or ask for shorter ones by prompts.reflect."
     )

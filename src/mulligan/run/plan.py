@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from mulligan.config import Recipe
-from mulligan.errors import MulliganError
 from mulligan.models.load import load_config, pick_device
 from mulligan.models.memory import GIB, Shape, StageMemory, advice, plan_stages
 
@@ -35,12 +34,15 @@ class Plan:
         return self.available is None or self.peak <= self.available
 
 
-def make_plan(recipe: Recipe, gib: float | None = None) -> Plan:
+def make_plan(
+    recipe: Recipe, gib: float | None = None, *, prompt_tokens: int = PROMPT_TOKENS
+) -> Plan:
     """Estimate a recipe's memory from its model's configuration.
 
     Args:
         recipe: what will run.
         gib: memory of the device, in GiB; that of the recipe's device by default.
+        prompt_tokens: of a problem, as the model reads it.
 
     Raises:
         MulliganError: there is no such model or device.
@@ -56,7 +58,7 @@ def make_plan(recipe: Recipe, gib: float | None = None) -> Plan:
     shape = Shape.of(model)
     adapter = _adapter_weights(model, recipe)
     stages = plan_stages(
-        shape, recipe, adapter=adapter, on_cpu=place == "cpu", prompt_tokens=PROMPT_TOKENS
+        shape, recipe, adapter=adapter, on_cpu=place == "cpu", prompt_tokens=prompt_tokens
     )
     over = max(stage.total for stage in stages) - (available or 0)
     return Plan(
@@ -79,8 +81,8 @@ def _adapter_weights(model: object, recipe: Recipe) -> int:
     return sum(each.numel() for each in policy.model.parameters() if each.requires_grad)
 
 
-def _memory_of(device: str) -> int:
-    """Return the memory of this machine, or of one of its devices, in bytes."""
+def _memory_of(device: str) -> int | None:
+    """Return the memory of this machine, or of one of its devices, in bytes, where it is known."""
     import os
 
     import torch
@@ -89,4 +91,4 @@ def _memory_of(device: str) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if device.startswith("cuda"):
         return int(torch.cuda.get_device_properties(device).total_memory)
-    raise MulliganError(f"The memory of device {device!r} is not known: give --gib.")
+    return None

@@ -140,11 +140,10 @@ class Session:
     ) -> Engine:
         """Return the engine that generates with a model.
 
-        The engine of an earlier stage is closed, unless the new one is to run ``beside`` it.
+        An engine that is still open is closed, unless the new one is to run ``beside`` it.
         """
         if not beside:
-            self._engine.close()
-            self._engine = self._stack.enter_context(ExitStack())
+            self.release_engine()
         settings = self.recipe.engine
         engine = find_engine(settings.kind).make(
             settings.model_dump(),
@@ -152,6 +151,11 @@ class Session:
         )
         self._engine.callback(engine.close)
         return engine
+
+    def release_engine(self) -> None:
+        """Close the open engines, and let go of their models, before others are loaded."""
+        self._engine.close()
+        self._engine = self._stack.enter_context(ExitStack())
 
     def conversations(
         self,

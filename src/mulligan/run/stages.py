@@ -27,6 +27,7 @@ from mulligan.run import advice
 from mulligan.run.dev import dev_looks
 from mulligan.run.failures import failures_of
 from mulligan.run.out_of_memory import memory_errors
+from mulligan.run.probe import probe_once
 from mulligan.run.processes import together
 from mulligan.run.reported import reported_problems, take_reported
 from mulligan.run.session import Session
@@ -185,7 +186,8 @@ def _train(session: Session, processes: "Processes") -> None:
         advance(done or 0)
 
         def progress(line: StepMetrics) -> None:
-            if line.step == (done or 0) + 1 and (warning := advice.on_reflections(line)):
+            warning = advice.on_reflections(line.truncated, f"step {line.step}")
+            if line.step == (done or 0) + 1 and warning:
                 logger.warning("%s", warning)
             advance(1, _in_brief(line))
             trackers.append(asdict(line))
@@ -324,7 +326,8 @@ STAGES = (
 def run_stages(session: Session, names: Sequence[str]) -> None:
     """Run some stages in order; those that are already done are skipped.
 
-    What a stage needs and a stage before it made is made again where it was lost. The report is
+    Before failures are collected for a training that follows, a probe says what to expect. What a
+    stage needs and a stage before it made is made again where it was lost. The report is
     written anew each time: it costs little, and shows what is there.
 
     Raises:
@@ -349,6 +352,10 @@ def run_stages(session: Session, names: Sequence[str]) -> None:
                 session.console.print(f"{lost} is missing or damaged: running {needed.name} first.")
                 _run(needed, session)
                 _refuse_if_still_lost(needed, session)
+        if stage.name == "collect" and "train" in names:  # the long work begins here
+            with memory_errors("probe"):
+                probe_once(session)
+            session.release_engine()
         _run(stage, session)
 
 
@@ -364,5 +371,6 @@ def _refuse_if_still_lost(stage: Stage, session: Session) -> None:
 def _run(stage: Stage, session: Session) -> None:
     with memory_errors(stage.name):
         stage.run(session)
+    session.release_engine()
     if not session.is_done(stage.name):
         session.mark_done(stage.name)
