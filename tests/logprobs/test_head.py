@@ -22,7 +22,7 @@ def full_logprobs(hidden, head, targets, shape):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("elements", [50, 1 << 22])
 def test_a_sliced_head_gives_values_and_gradients_of_a_full_one(shape, bias, elements, monkeypatch):
-    monkeypatch.setattr(head_module, "ELEMENTS", elements)
+    monkeypatch.setattr(head_module, "logits_at_once", lambda device: elements)
     torch.manual_seed(0)
     head = nn.Linear(16, 101, bias=bias)
     hidden = (3 * torch.randn(9, 16)).requires_grad_()
@@ -38,7 +38,7 @@ def test_a_sliced_head_gives_values_and_gradients_of_a_full_one(shape, bias, ele
 
 
 def test_full_logits_exist_neither_forward_nor_backward(monkeypatch):
-    monkeypatch.setattr(head_module, "ELEMENTS", 1 << 14)
+    monkeypatch.setattr(head_module, "logits_at_once", lambda device: 1 << 14)
     tokens, vocabulary = 256, 2048
     head = nn.Linear(8, vocabulary, bias=False)
     hidden = torch.randn(tokens, 8, requires_grad=True)

@@ -161,11 +161,11 @@ def test_attention_dropout_rules_sharing_out_while_training_only():
 
 
 def test_an_attention_layer_that_asks_for_more_is_refused_by_the_attention_itself():
-    layout = attention.GroupLayout.create(4, (3,), torch.device("cpu"))
+    layout = attention.StreamLayout.create([(4, (3,))], torch.device("cpu"))
     q = torch.randn(1, 2, 7, 8)
     for extra in ({"dropout": 0.1}, {"softcap": 30.0}, {"sliding_window": 5}):
         with pytest.raises(attention.NotShareableError):
-            attention.shared_prompt_attention(None, q, q, q, None, group_layout=layout, **extra)
+            attention.shared_prompt_attention(None, q, q, q, None, stream_layout=layout, **extra)
 
 
 def tiny_config(name, **sizes):

@@ -278,7 +278,8 @@ class Train(Section):
     max_refills: PositiveInt = 3
     """How often one step is refilled at most; after that it makes do with fewer groups."""
     tokens_at_once: PositiveInt = 16384
-    """Bound on the tokens of one training forward; larger groups are split."""
+    """Bound on the tokens of one training forward: larger groups are split, smaller ones go
+    together."""
     optimizer: OptimizerKind = "adamw"
     """``adamw_8bit`` needs bitsandbytes and takes 6 bytes per trained weight less."""
     gradient_checkpointing: bool = False
@@ -425,6 +426,11 @@ class Recipe(Section):
     @property
     def first_step_learns(self) -> bool:
         """Whether the first step of a rising learning rate has one above 0."""
+        return self.format > 1
+
+    @property
+    def groups_share_a_pass(self) -> bool:
+        """Whether several groups go through the policy in one pass of training."""
         return self.format > 1
 
     @property

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-ELEMENTS = 1 << 22
-"""Logits that exist at once: 16 MiB of fp32."""
+from mulligan.models.memory import logits_at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +97,9 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _slices(hidden_ND: Tensor, weight_VD: Tensor) -> list[slice]:
-    """Cut the vocabulary so that one slice's logits stay within ``ELEMENTS``."""
+    """Cut the vocabulary so that one slice's logits stay within what suits the device."""
     vocabulary = weight_VD.shape[0]
-    width = max(ELEMENTS // max(hidden_ND.shape[0], 1), 1)
+    width = max(logits_at_once(hidden_ND.device.type) // max(hidden_ND.shape[0], 1), 1)
     return [slice(low, min(low + width, vocabulary)) for low in range(0, vocabulary, width)]
 
 

@@ -1,7 +1,9 @@
-"""Log-probabilities of a group's completions, with the prompt computed once.
+"""Log-probabilities of groups' completions, with each prompt computed once.
 
 What it saves: a plain forward computes the prompt G times, so the tokens computed fall from
-G (P + R) to P + G R. When it does not apply, the plain path is used and said once in the log:
+G (P + R) to P + G R. Several groups may go through the model as one stream: matrix products are
+larger, and every weight's gradient is added up once rather than once per group. When it does not
+apply, the plain path is used and said once in the log:
 attention dropout while training, a sliding window shorter than the span, soft-capped scores,
 layers that are not attention (state-space, linear), models outside transformers'
 ``AttentionInterface``, and any model for which the first group's check disagrees with the plain
@@ -18,8 +20,17 @@ from transformers import PreTrainedModel
 
 from mulligan.logprobs import attention
 from mulligan.logprobs.head import LogitShape, token_logprobs
-from mulligan.logprobs.packing import PackedGroup, pack, split_group
+from mulligan.logprobs.packing import (
+    PackedStream,
+    PromptGroup,
+    Scored,
+    join_groups,
+    pack,
+    require_prompts,
+    split_group,
+)
 from mulligan.models.architecture import length_of_fixed_positions, why_not_shared
+from mulligan.models.memory import tokens_that_fill
 from mulligan.types import TokenIds
 
 logger = logging.getLogger("mulligan")
@@ -27,9 +38,6 @@ logger = logging.getLogger("mulligan")
 CHECKED_PROMPT, CHECKED_COMPLETION = 256, 32
 """How many tokens of a prompt, and of each of three completions, the first check computes."""
 
-
-Scored = Sequence[Sequence[bool]]
-"""For each completion, which of its tokens are scored; the others need no vocabulary head."""
 
 Path = Literal["shared", "plain", "model"]
 """Prompt once; a row for each completion; the model's own forward and logits, row by row."""
@@ -81,8 +89,38 @@ class GroupScorer(nn.Module):
         scored: Scored | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return ``logprobs_GR`` and ``mask_GR``, as ``group_logprobs`` does."""
-        score = PATHS[self.path(prompt_ids, completions)]
-        return score(self.model, prompt_ids, completions, temperature, scored)
+        return self.score([PromptGroup(prompt_ids, completions, scored)], temperature)[0]
+
+    def score(
+        self, groups: Sequence[PromptGroup], temperature: float = 1.0
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return ``logprobs_GR`` and ``mask_GR`` of each group.
+
+        Those that take the shared path go through the model as one stream, whatever its length
+        (see ``streams``), the others one by one.
+        """
+        paths = [self.path(each.prompt_ids, each.completions) for each in groups]
+        shared = [each for each, path in zip(groups, paths, strict=True) if path == "shared"]
+        together = iter(stream_logprobs(self.model, shared, temperature))
+        return [
+            next(together)
+            if path == "shared"
+            else PATHS[path](
+                self.model, each.prompt_ids, each.completions, temperature, each.scored
+            )
+            for each, path in zip(groups, paths, strict=True)
+        ]
+
+    def streams(self, groups: Sequence[PromptGroup], at_least: int = 1) -> list[slice]:
+        """Put consecutive groups together that are best scored in one pass.
+
+        Args:
+            groups: of a step.
+            at_least: how many streams are wanted, where there are as many groups.
+        """
+        tokens = [each.tokens for each in groups]
+        limit = min(self.max_tokens, tokens_that_fill(self.model.device.type))
+        return join_groups(tokens, min(limit, -(-sum(tokens) // at_least)))
 
     def path(self, prompt_ids: TokenIds, completions: Sequence[TokenIds]) -> Path:
         """Say which path a group takes; a path's first group checks it."""
@@ -140,12 +178,23 @@ def group_logprobs(
         ``logprobs_GR``, fp32, differentiable, 0 where no token is scored, and ``mask_GR``, true
         where one is; R is the longest completion.
     """
-    group = pack(prompt_ids, completions)
-    if not group.targets:
-        return _nothing(model, len(completions))
-    hidden_TD = _stream_hidden(model, group)
-    hidden_ND = hidden_TD[torch.tensor(group.predictors, device=model.device)]
-    return _score(model, hidden_ND, completions, temperature, scored)
+    return stream_logprobs(model, [PromptGroup(prompt_ids, completions, scored)], temperature)[0]
+
+
+def stream_logprobs(
+    model: PreTrainedModel, groups: Sequence[PromptGroup], temperature: float = 1.0
+) -> list[tuple[Tensor, Tensor]]:
+    """Score several groups in one unpadded stream, in which no group sees another.
+
+    Arguments and results are those of ``group_logprobs``, for each group.
+    """
+    require_prompts(groups)
+    filled = [each for each in groups if any(each.completions)]
+    found = iter(_score_stream(model, filled, temperature) if filled else ())
+    return [
+        next(found) if any(each.completions) else _nothing(model, len(each.completions))
+        for each in groups
+    ]
 
 
 def plain_logprobs(
@@ -160,7 +209,7 @@ def plain_logprobs(
     Rows are padded on the right; completion positions are gathered before the head. Arguments and
     result are those of ``group_logprobs``.
     """
-    _require_prompt(prompt_ids)
+    require_prompts([PromptGroup(prompt_ids, completions)])
     kept = [ids for ids in completions if ids]
     if not kept:
         return _nothing(model, len(completions))
@@ -192,7 +241,7 @@ def model_logprobs(
     is what the other paths are checked against, and the last resort. Arguments and result are those
     of ``group_logprobs``.
     """
-    _require_prompt(prompt_ids)
+    require_prompts([PromptGroup(prompt_ids, completions)])
     rows = [_row_logprobs(model, prompt_ids, ids, temperature) for ids in completions if ids]
     if not rows:
         return _nothing(model, len(completions))
@@ -237,21 +286,35 @@ def disagreement(
     return f"log-probs differ from the model's own by {mean:.2g} on average, {largest:.2g} at most"
 
 
-def _stream_hidden(model: PreTrainedModel, group: PackedGroup) -> Tensor:
-    """Return the final hidden states of a packed group, [T, D]."""
+def _score_stream(
+    model: PreTrainedModel, groups: Sequence[PromptGroup], temperature: float
+) -> list[tuple[Tensor, Tensor]]:
+    """Score groups of which each has something to score."""
+    stream = pack(groups)
+    hidden_TD = _stream_hidden(model, stream)
+    hidden_ND = hidden_TD[torch.tensor(stream.predictors, device=model.device)]
+    wanted_N = torch.cat([_wanted(each.scored, each.completions, model.device) for each in groups])
+    logprobs = _token_logprobs(model, hidden_ND, stream.targets, wanted_N, temperature)
+    tokens = [sum(map(len, each.completions)) for each in groups]
+    wanted: Sequence[Tensor] = wanted_N.split(tokens)  # type: ignore[no-untyped-call]
+    counts = [int(each.sum()) for each in wanted]
+    scored: Sequence[Tensor] = logprobs.split(counts)  # type: ignore[no-untyped-call]
+    rows = zip(scored, wanted, groups, strict=True)
+    return [_pad(found, mask, each.completions) for found, mask, each in rows]
+
+
+def _stream_hidden(model: PreTrainedModel, stream: PackedStream) -> Tensor:
+    """Return the final hidden states of a packed stream, [T, D]."""
     if model.config._attn_implementation != attention.NAME:
         model.set_attn_implementation(attention.NAME)
-    layout = attention.GroupLayout.create(
-        group.prompt_length, group.segment_lengths_G, model.device
-    )
     output = model.base_model(
-        input_ids=torch.tensor([group.token_ids], device=model.device),
-        position_ids=torch.tensor([group.position_ids], device=model.device),
+        input_ids=torch.tensor([stream.token_ids], device=model.device),
+        position_ids=torch.tensor([stream.position_ids], device=model.device),
         # Any 4-D mask keeps transformers from making its own, which would read the restarting
         # positions as unrelated sequences. This one fits nothing, so no other attention runs on it.
         attention_mask=torch.zeros(1, 1, 0, 0, device=model.device),
         use_cache=False,
-        group_layout=layout,
+        stream_layout=attention.StreamLayout.create(stream.groups, model.device),
     )
     hidden_TD: Tensor = output.last_hidden_state[0]
     return hidden_TD
@@ -275,12 +338,24 @@ def _score(
     scored: Scored | None,
 ) -> tuple[Tensor, Tensor]:
     """Score completion tokens from the hidden states that predict them."""
-    targets_N = torch.tensor([i for ids in completions for i in ids], device=model.device)
+    targets = [token for ids in completions for token in ids]
     wanted_N = _wanted(scored, completions, model.device)
+    logprobs = _token_logprobs(model, hidden_ND, targets, wanted_N, temperature)
+    return _pad(logprobs, wanted_N, completions)
+
+
+def _token_logprobs(
+    model: PreTrainedModel,
+    hidden_ND: Tensor,
+    targets: Sequence[int],
+    wanted_N: Tensor,
+    temperature: float,
+) -> Tensor:
+    """Return the log-probs of those of N tokens that are wanted."""
+    targets_N = torch.tensor(targets, device=model.device)
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     shape = LogitShape.of(model, temperature)
-    logprobs = token_logprobs(hidden_ND[wanted_N], head, targets_N[wanted_N], shape)
-    return _pad(logprobs, wanted_N, completions)
+    return token_logprobs(hidden_ND[wanted_N], head, targets_N[wanted_N], shape)
 
 
 def _wanted(scored: Scored | None, completions: Sequence[TokenIds], device: torch.device) -> Tensor:
@@ -308,9 +383,3 @@ def _nothing(model: PreTrainedModel, rows: int) -> tuple[Tensor, Tensor]:
     parameter = next(trained, next(model.parameters()))
     empty_G0 = parameter.reshape(-1)[:0].view(rows, 0).float()
     return empty_G0, torch.zeros(rows, 0, dtype=torch.bool, device=parameter.device)
-
-
-def _require_prompt(prompt_ids: TokenIds) -> None:
-    """Refuse an empty prompt: nothing would predict the first token."""
-    if not prompt_ids:
-        raise ValueError("a group needs a prompt of at least one token; got an empty one")

@@ -16,8 +16,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 GIB = 2**30
-_LOGITS = 3 * 4 * (1 << 22)
-"""The head's slices: logits, their softmax and its gradient, in fp32."""
+
+
+def logits_at_once(device_type: str) -> int:
+    """Return how many logits exist at once: 16 MiB of fp32 on a CPU, 256 MiB elsewhere.
+
+    A slice should stay near a CPU's caches, and it should keep a GPU busy.
+    """
+    return 1 << 22 if device_type == "cpu" else 1 << 26
+
+
+def tokens_that_fill(device_type: str) -> int:
+    """Return up to how many tokens of several groups are worth computing in one pass.
+
+    More would take memory and save nothing: on a CPU, matrix products of this many rows run at
+    full speed, and a weight's gradient is added up seldom enough.
+    """
+    return 2048 if device_type == "cpu" else 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +162,7 @@ def _train_memory(
             tokens
             * activation_bytes(shape, width, train.gradient_checkpointing, adapted=adapter > 0),
         ),
-        ("logits", _LOGITS),
+        ("logits", 3 * 4 * logits_at_once("cpu" if on_cpu else "cuda")),
     ]
     # The engine's caches are dropped before the update, so the larger of the two counts.
     if caches > sum(size for _, size in update):

@@ -104,6 +104,7 @@ def warm_up_stage(session: Session) -> None:
             first_step_learns=recipe.first_step_learns,
             tokens_at_once=recipe.train.tokens_at_once,
             report=report,
+            pack=recipe.groups_share_a_pass,
         )
     remove_folder(session.run.warmed_up)
     with whole_folder(session.run.warmed_up) as folder:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from mulligan.config import Dtype, Sft
 from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
+from mulligan.logprobs.packing import PromptGroup
 from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.randomness import derive_seed
 from mulligan.trainer.optimizer import PolicyOptimizer, seed_generators
@@ -46,8 +47,11 @@ def fine_tune(
     first_step_learns: bool,
     tokens_at_once: int,
     report: Callable[[SftStep], None],
+    pack: bool = True,
 ) -> None:
     """Train the policy in place, once over the demonstrations.
+
+    With ``pack``, groups of conversations that fit go through the policy in one pass.
 
     Raises:
         MulliganError: there are no demonstrations, or a loss was not finite.
@@ -74,7 +78,7 @@ def fine_tune(
         dtype=dtype,
     )
     for step, batch in enumerate(batches, start=1):
-        update = optimizer.step(batch_losses(scorer, batch))
+        update = optimizer.step(batch_losses(scorer, batch, pack))
         if not update.applied:
             raise MulliganError(
                 f"Step {step} gave a loss of {update.loss} and a gradient norm of "
@@ -105,37 +109,34 @@ def lessons_of(conversations: Conversations, demo: Demonstration, settings: Sft)
     return [each for each in lessons if any(each.trained)]
 
 
-def batch_losses(scorer: GroupScorer, batch: Sequence[Lesson]) -> list[Callable[[], Tensor]]:
-    """Return the batch's loss in parts that fit: mean over the batch's trained tokens."""
-    tokens = sum(sum(each.trained) for each in batch)
-    groups: dict[int, list[Lesson]] = {}  # by first token: a group needs a beginning to share
-    for each in batch:
-        groups.setdefault(each.token_ids[0], []).append(each)
-    return [loss for group in groups.values() for loss in _group_losses(scorer, group, tokens)]
-
-
-def _group_losses(
-    scorer: GroupScorer, group: Sequence[Lesson], tokens: int
+def batch_losses(
+    scorer: GroupScorer, batch: Sequence[Lesson], pack: bool = True
 ) -> list[Callable[[], Tensor]]:
-    shared = common_prefix(group)
-    prompt = group[0].token_ids[:shared]
-    rests = [each.token_ids[shared:] for each in group]
-    masks = [each.trained[shared:] for each in group]
-    return [
-        partial(_loss, scorer, prompt, rests[part], masks[part], tokens)
-        for part in scorer.parts(prompt, rests)
-    ]
+    """Return the batch's loss in parts that fit: mean over the batch's trained tokens.
+
+    With ``pack``, groups that fit go through the policy in one pass.
+    """
+    tokens = sum(sum(each.trained) for each in batch)
+    together: dict[int, list[Lesson]] = {}  # by first token: a group needs a beginning to share
+    for each in batch:
+        together.setdefault(each.token_ids[0], []).append(each)
+    groups = [part for lessons in together.values() for part in _groups(scorer, lessons)]
+    passes = scorer.streams(groups) if pack else [slice(i, i + 1) for i in range(len(groups))]
+    return [partial(_loss, scorer, groups[each], tokens) for each in passes]
 
 
-def _loss(
-    scorer: GroupScorer,
-    prompt: TokenIds,
-    rests: Sequence[TokenIds],
-    masks: Sequence[Sequence[bool]],
-    tokens: int,
-) -> Tensor:
-    logprobs_GR, _ = scorer(prompt, rests, scored=masks)
-    loss: Tensor = -logprobs_GR.sum() / tokens
+def _groups(scorer: GroupScorer, lessons: Sequence[Lesson]) -> list[PromptGroup]:
+    shared = common_prefix(lessons)
+    prompt = lessons[0].token_ids[:shared]
+    rests = [each.token_ids[shared:] for each in lessons]
+    masks = [each.trained[shared:] for each in lessons]
+    return [PromptGroup(prompt, rests[part], masks[part]) for part in scorer.parts(prompt, rests)]
+
+
+def _loss(scorer: GroupScorer, groups: Sequence[PromptGroup], tokens: int) -> Tensor:
+    sums = [logprobs_GR.sum() for logprobs_GR, _ in scorer.score(groups)]
+    total = sums[0] if len(sums) == 1 else torch.stack(sums).sum()
+    loss: Tensor = -total / tokens
     return loss
 
 

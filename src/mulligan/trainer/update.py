@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from mulligan.config import Recipe
 from mulligan.errors import MulliganError
+from mulligan.logprobs.packing import PromptGroup
 from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.models.policies import Policy
 from mulligan.objectives.base import Loss, Scores
@@ -50,6 +51,7 @@ class Updater:
         epochs: optimiser steps on a batch.
         weigh: whether tokens are weighted by importance.
         processes: share the losses of a step.
+        pack: whether several groups may go through the policy in one pass.
     """
 
     loss: Loss
@@ -62,6 +64,7 @@ class Updater:
     epochs: int = 1
     weigh: bool = False
     processes: Processes = ALONE
+    pack: bool = True
 
     def update(self, scored: Sequence[ScoredGroup]) -> tuple[Update, TokenSums]:
         """Take the optimiser steps on a batch, and sum up what they were made of.
@@ -77,21 +80,22 @@ class Updater:
         ]
         return _together([first, *later]), TokenSums(*self.processes.sum(astuple(sums)))
 
-    def losses(self, scored: Sequence[ScoredGroup]) -> "list[_PartLoss]":
-        """Return the batch's loss, a group or a part of one at a time, the same in every process.
+    def losses(self, scored: Sequence[ScoredGroup]) -> "list[_PassLoss]":
+        """Return the batch's loss, the groups of one pass at a time, the same in every process.
 
         The normaliser counts every group. Dead groups have no advantage; whether their KL term is
         kept is the setting ``dead_groups``, and without a KL term there is nothing to keep.
         """
         normaliser = self.loss.normaliser([each.spans for each in scored])
-        losses = [
-            _PartLoss(self, spans[part], normaliser)
+        self.optimizer.policy.train()  # as they will be scored
+        parts = [
+            spans[part]
             for each in scored
             if each.teaches or self.keep_dead
             for spans in by_prompt(each.spans)
             for part in self._parts(spans)
         ]
-        self.optimizer.policy.train()  # as they will be scored
+        losses = [_PassLoss(self, parts[each], normaliser) for each in self._passes(parts)]
         for loss in losses:
             loss.choose_paths()
         return losses
@@ -101,53 +105,85 @@ class Updater:
             return [slice(None)]
         return self.scorer.parts(spans[0].prompt_ids, [span.token_ids for span in spans])
 
+    def _passes(self, parts: Sequence[Sequence[Span]]) -> list[slice]:
+        if self.pack:
+            groups = [_prompt_group(spans) for spans in parts]
+            return self.scorer.streams(groups, at_least=self.processes.count)
+        return [slice(each, each + 1) for each in range(len(parts))]
+
+
+def _prompt_group(spans: Sequence[Span]) -> PromptGroup:
+    """Return spans of one prompt as the scorer takes them."""
+    return PromptGroup(
+        spans[0].prompt_ids, [each.token_ids for each in spans], [each.learns for each in spans]
+    )
+
 
 @dataclass
-class _PartLoss:
-    """The share of a batch's loss that some spans have which share a prompt.
+class _PassLoss:
+    """The share of a batch's loss that some groups have, whose tokens are scored in one pass.
 
     On a second call it knows the log-probs of the first: those of the policy that sampled.
     """
 
     updater: Updater
-    spans: Sequence[Span]
+    parts: Sequence[Sequence[Span]]
+    """The spans of each group; they share a prompt."""
     normaliser: float
-    old_logprobs_GR: Tensor | None = None
+    old: list[Tensor] | None = None
+    """``logprobs_GR`` of each group under the policy that sampled."""
 
     def choose_paths(self) -> None:
         """Check the scorers' paths where these spans are the first to take one.
 
         Every process does so with all spans of a step, so that they decide alike.
         """
-        prompt_ids, token_ids = self.spans[0].prompt_ids, [span.token_ids for span in self.spans]
-        self.updater.scorer.path(prompt_ids, token_ids)
-        if self.updater.reference is not None:
-            with self.updater.as_reference():
-                self.updater.reference.path(prompt_ids, token_ids)
+        for group in map(_prompt_group, self.parts):
+            self.updater.scorer.path(group.prompt_ids, group.completions)
+            if self.updater.reference is not None:
+                with self.updater.as_reference():
+                    self.updater.reference.path(group.prompt_ids, group.completions)
 
     def __call__(self, sums: TokenSums) -> Tensor:
         """Return the loss, and add up what it was made of."""
-        updater, learns = self.updater, [span.learns for span in self.spans]
-        prompt_ids, token_ids = self.spans[0].prompt_ids, [span.token_ids for span in self.spans]
-        temperature = updater.temperature
-        logprobs_GR, mask_GR = updater.scorer(prompt_ids, token_ids, temperature, learns)
-        reference_GR = None
+        updater = self.updater
+        groups = [_prompt_group(spans) for spans in self.parts]
+        scored = updater.scorer.score(groups, updater.temperature)
+        references: Sequence[Tensor | None] = [None] * len(groups)
         if updater.reference is not None:
             with torch.no_grad(), updater.as_reference():
-                reference_GR, _ = updater.reference(prompt_ids, token_ids, temperature, learns)
+                references = [
+                    logprobs_GR
+                    for logprobs_GR, _ in updater.reference.score(groups, updater.temperature)
+                ]
+        old: Sequence[Tensor | None] = self.old or [None] * len(groups)
+        rows = zip(self.parts, scored, old, references, strict=True)
+        losses = [self._loss(sums, *row) for row in rows]
+        if updater.epochs > 1 and self.old is None:
+            self.old = [logprobs_GR.detach() for logprobs_GR, _ in scored]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _loss(
+        self,
+        sums: TokenSums,
+        spans: Sequence[Span],
+        scored: tuple[Tensor, Tensor],
+        old_GR: Tensor | None,
+        reference_GR: Tensor | None,
+    ) -> Tensor:
+        """Return a group's loss."""
+        logprobs_GR, mask_GR = scored
         scores = Scores(
             logprobs_GR,
             mask_GR,
-            [span.advantage for span in self.spans],
-            old_logprobs_GR=self.old_logprobs_GR,
-            engine_logprobs_GR=_engine_logprobs(self.spans, mask_GR) if updater.weigh else None,
+            [span.advantage for span in spans],
+            old_logprobs_GR=old_GR,
+            engine_logprobs_GR=_engine_logprobs(spans, mask_GR) if self.updater.weigh else None,
             reference_logprobs_GR=reference_GR,
         )
-        loss, made_of = updater.loss(scores, self.normaliser)
-        if self.old_logprobs_GR is None:
-            _compare(sums, self.spans, logprobs_GR.detach(), mask_GR)
-            if updater.epochs > 1:
-                self.old_logprobs_GR = logprobs_GR.detach()
+        loss, made_of = self.updater.loss(scores, self.normaliser)
+        if old_GR is None:
+            _compare(sums, spans, logprobs_GR.detach(), mask_GR)
         sums.tokens += int(made_of.tokens)
         sums.kl += float(made_of.kl)
         sums.clipped += int(made_of.clipped)
@@ -241,6 +277,7 @@ def make_updater(
         epochs=settings.rollout_epochs,
         weigh=loss.policy_gradient and (not exact if asked is None else asked),
         processes=processes,
+        pack=recipe.groups_share_a_pass,
     )
 
 
