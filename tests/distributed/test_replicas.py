@@ -53,8 +53,9 @@ def difference(ones, twos, prefix):
 
 @pytest.mark.parametrize("batch", BATCHES)
 def test_gradients_and_weights_of_two_processes_are_those_of_one(one, two, batch):
+    """But for rounding: other groups go through the policy together in two processes."""
     for tensors, _ in two:
-        assert difference(one[0], tensors, f"{batch}: ") < 1e-6
+        assert difference(one[0], tensors, f"{batch}: ") < 1e-5
 
 
 @pytest.mark.parametrize("batch", BATCHES)

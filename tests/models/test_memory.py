@@ -66,6 +66,16 @@ def test_training_all_weights_takes_their_known_bytes():
     assert parts["weights cast for the arithmetic"] == 2 * weights  # 24 bytes each in all
 
 
+def test_groups_that_share_a_pass_are_counted_together():
+    def activations(run_format):
+        recipe = check_recipe(RECIPE | {"model": "x"}, "x")
+        stages = planned("1.5B", recipe.model_copy(update={"format": run_format}), on_cpu=True)
+        return dict(stages[1].parts)["activations"]
+
+    assert RECIPE["train"]["failures_per_step"] == 3  # of 424 tokens each
+    assert activations(2) == 3 * activations(1)
+
+
 @pytest.mark.parametrize(
     ("recipe", "size", "gib"),
     [

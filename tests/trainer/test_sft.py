@@ -127,6 +127,13 @@ def test_lessons_that_begin_differently_have_their_loss_too(model):
     assert found_loss(model[0], batch) == expected_loss(model[0], batch)
 
 
+def test_lessons_that_begin_differently_go_through_the_policy_in_one_pass(model):
+    batch = [Lesson((5, 6, 7), (False, True, True)), Lesson((9, 8), (False, True))]
+    scorer = GroupScorer(model[0])
+    passes = {pack: len(batch_losses(scorer, batch, pack)) for pack in (True, False)}
+    assert passes == {True: 1, False: 2}
+
+
 def test_warming_up_teaches(model, speak):
     steps = teach(model[0], speak, list(Parity().demonstrations(48, 0)))
     assert [line.step for line in steps] == list(range(1, 13))

@@ -6,7 +6,7 @@ computed a part, so that calls over different keys can be merged.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate, pairwise
 from typing import Protocol
 
@@ -14,11 +14,6 @@ import torch
 from torch import Tensor
 
 from mulligan.logprobs.blocks import Block, CpuFlashBlock, CudaFlashBlock, PlainBlock
-
-try:
-    from torch.nn.attention import varlen as _varlen  # defines the operators; torch 2.10
-except ImportError:  # pragma: no cover
-    _varlen = None  # type: ignore[assignment]
 
 BATCHED_SCORES = 1 << 18
 """Scores of a head up to which neighbouring ranges are padded and computed as one batch: it saves
@@ -255,18 +250,29 @@ def choose_kernel(q: Tensor) -> Kernel:
         return BlockKernel(CpuFlashBlock())
     if not _flash_takes(q):
         return BlockKernel(PlainBlock())
-    return BlockKernel(CudaFlashBlock()) if _varlen is None else VarlenKernel()
+    return VarlenKernel() if has_varlen() else BlockKernel(CudaFlashBlock())
 
 
 def _flash_takes(q: Tensor) -> bool:
     half = q.dtype in (torch.float16, torch.bfloat16)
     fits = q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
-    return (
-        q.device.type == "cuda"
-        and half
-        and fits
-        and torch.cuda.get_device_capability(q.device) >= (8, 0)
-    )
+    if q.device.type != "cuda" or not (half and fits):
+        return False
+    return torch.cuda.get_device_capability(q.device) >= (8, 0)
+
+
+@cache
+def has_varlen() -> bool:
+    """Whether this PyTorch has ragged attention with grouped heads, which 2.13 has.
+
+    Its operators exist once their module is imported, which takes a second and so waits until a
+    GPU needs it.
+    """
+    try:
+        from torch.nn.attention import varlen  # noqa: F401
+    except ImportError:
+        return False
+    return "enable_gqa" in str(torch.ops.torch_attn._varlen_attn.default._schema)
 
 
 def _varlen_lengths(ranges: Ranges) -> tuple[Tensor, Tensor, int, int]:

@@ -100,27 +100,25 @@ class GroupScorer(nn.Module):
         (see ``streams``), the others one by one.
         """
         paths = [self.path(each.prompt_ids, each.completions) for each in groups]
-        shared = [each for each, path in zip(groups, paths, strict=True) if path == "shared"]
-        together = iter(stream_logprobs(self.model, shared, temperature))
-        return [
-            next(together)
-            if path == "shared"
-            else PATHS[path](
-                self.model, each.prompt_ids, each.completions, temperature, each.scored
-            )
-            for each, path in zip(groups, paths, strict=True)
-        ]
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for path in dict.fromkeys(paths):
+            places = [place for place, own in enumerate(paths) if own == path]
+            taken = [groups[place] for place in places]
+            scored = _score_on(path, self.model, taken, temperature)
+            found |= dict(zip(places, scored, strict=True))
+        return [found[place] for place in range(len(groups))]
 
-    def streams(self, groups: Sequence[PromptGroup], at_least: int = 1) -> list[slice]:
+    def streams(self, groups: Sequence[PromptGroup], shares: int = 1) -> list[slice]:
         """Put consecutive groups together that are best scored in one pass.
 
         Args:
             groups: of a step.
-            at_least: how many streams are wanted, where there are as many groups.
+            shares: how many processes will share the streams; several groups never make a stream
+                that is longer than an equal share.
         """
         tokens = [each.tokens for each in groups]
         limit = min(self.max_tokens, tokens_that_fill(self.model.device.type))
-        return join_groups(tokens, min(limit, -(-sum(tokens) // at_least)))
+        return join_groups(tokens, min(limit, -(-sum(tokens) // shares)))
 
     def path(self, prompt_ids: TokenIds, completions: Sequence[TokenIds]) -> Path:
         """Say which path a group takes; a path's first group checks it."""
@@ -259,31 +257,51 @@ def disagreement(
     """Return how a path differs from the model's own logits, or ``None`` when it agrees.
 
     Computes a piece of a group, without gradient, dropout or autocast: rounding would hide what is
-    looked for. The tolerances, in nats, are a hundred times what fp32 was seen to need, and for
-    weights in half precision twice what their rounding was seen to make.
+    looked for. On the shared path a second group is in the same stream. The tolerances, in nats,
+    are a hundred times what fp32 was seen to need, and for weights in half precision twice what
+    their rounding was seen to make.
     """
-    prompt_ids = prompt_ids[-CHECKED_PROMPT:]
-    longest = sorted(completions, key=len, reverse=True)[:3]
-    ragged = [ids[: CHECKED_COMPLETION - 5 * i] for i, ids in enumerate(longest)]
+    pieces = _pieces(prompt_ids[-CHECKED_PROMPT:], completions, several=path == "shared")
     half = model.dtype != torch.float32
     mean_allowed, largest_allowed = (0.1, 1.0) if half else (1e-4, 1e-3)
     was_training = model.training
     model.train(False)
     try:
         with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-            expected, mask = model_logprobs(model, prompt_ids, ragged)
-            found, _ = PATHS[path](model, prompt_ids, ragged)
+            expected = [model_logprobs(model, each.prompt_ids, each.completions) for each in pieces]
+            found = _score_on(path, model, pieces, 1.0)
     except Exception as error:  # whatever a foreign model raises, a slower path remains
         return f"its first use raised {error!r}"
     finally:
         model.train(was_training)
-    difference_N = (found - expected)[mask].abs()
+    rows = zip(found, expected, strict=True)
+    difference_N = torch.cat([(found_GR - own)[mask].abs() for (found_GR, _), (own, mask) in rows])
     if difference_N.numel() == 0:
         return None
     mean, largest = difference_N.mean().item(), difference_N.max().item()
     if mean <= mean_allowed and largest <= largest_allowed:
         return None
     return f"log-probs differ from the model's own by {mean:.2g} on average, {largest:.2g} at most"
+
+
+def _pieces(
+    prompt_ids: TokenIds, completions: Sequence[TokenIds], several: bool
+) -> list[PromptGroup]:
+    """Return the beginnings of three completions, and, for ``several``, a second group."""
+    longest = sorted(completions, key=len, reverse=True)[:3]
+    ragged = [ids[: CHECKED_COMPLETION - 5 * i] for i, ids in enumerate(longest)]
+    second = PromptGroup(prompt_ids[len(prompt_ids) // 2 :], ragged[-1:])
+    return [PromptGroup(prompt_ids, ragged), *([second] if several else [])]
+
+
+def _score_on(
+    path: Path, model: PreTrainedModel, groups: Sequence[PromptGroup], temperature: float
+) -> list[tuple[Tensor, Tensor]]:
+    """Score groups on a path: in one stream where it is the shared one."""
+    if path == "shared":
+        return stream_logprobs(model, groups, temperature)
+    score = PATHS[path]
+    return [score(model, g.prompt_ids, g.completions, temperature, g.scored) for g in groups]
 
 
 def _score_stream(

@@ -108,7 +108,7 @@ class Updater:
     def _passes(self, parts: Sequence[Sequence[Span]]) -> list[slice]:
         if self.pack:
             groups = [_prompt_group(spans) for spans in parts]
-            return self.scorer.streams(groups, at_least=self.processes.count)
+            return self.scorer.streams(groups, shares=self.processes.count)
         return [slice(each, each + 1) for each in range(len(parts))]
 
 
