@@ -5,6 +5,7 @@ those that were skipped on this machine, with the reason.
 """
 
 import ast
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -97,7 +98,7 @@ CASES = {
 
 
 def is_slow(name: str) -> bool:
-    """Whether a test is slow as a whole.
+    """Whether a test is slow as a whole: by its own mark, or by that of its file.
 
     Raises:
         LookupError: there is no such test, or it is defined twice.
@@ -107,7 +108,14 @@ def is_slow(name: str) -> bool:
     named = [e for e in tree.body if isinstance(e, ast.FunctionDef) and e.name == test]
     if len(named) != 1:
         raise LookupError(f"{len(named)} tests are called {name}, and there should be one")
-    return "pytest.mark.slow" in map(ast.unparse, named[0].decorator_list)
+    of_file = [ast.walk(e.value) for e in tree.body if isinstance(e, ast.Assign) and marks(e)]
+    every = [*named[0].decorator_list, *itertools.chain.from_iterable(of_file)]
+    return "pytest.mark.slow" in map(ast.unparse, every)
+
+
+def marks(assignment: ast.Assign) -> bool:
+    """Whether an assignment gives the marks of a whole file."""
+    return [ast.unparse(target) for target in assignment.targets] == ["pytestmark"]
 
 
 def not_run(passed: Iterable[str], skipped: Mapping[str, str], *, slow_too: bool) -> list[str]:
