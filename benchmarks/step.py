@@ -29,6 +29,7 @@ from mulligan.models.policies import FullPolicy
 from mulligan.objectives.base import Evidence
 from mulligan.objectives.objective import make_objective
 from mulligan.tasks.countdown.task import Countdown
+from mulligan.trainer.failure_sources import StoredFailures
 from mulligan.trainer.rollouts import Rollouts
 from mulligan.trainer.update import make_updater
 from mulligan.verifiers.pool import InProcessVerifier
@@ -90,7 +91,8 @@ def ours(scratch: Path, work: Workload, model: str) -> Step:
     )
     engine = LocalEngine(policy, tokenizer, dtype=torch.bfloat16, eos_ids=work.stops)
     objective = make_objective(recipe)
-    rollouts = Rollouts(engine, work.conversations, work.verify, store, recipe, objective)
+    failures = StoredFailures(store, recipe.seed, work.sizes.failures)
+    rollouts = Rollouts(engine, work.conversations, work.verify, failures, recipe, objective)
     updater = make_updater(FullPolicy(policy), objective.loss, recipe)
     verifier = InProcessVerifier(Countdown())
     scores = likelihood_of(policy), certainty_of(policy)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from mulligan.cli.console import console, print_json
 from mulligan.cli.options import Json, Settings, find_run
+from mulligan.cli.web import require_web_packages, web_address
 from mulligan.config import load_recipe
 
 Folder = Annotated[Path, typer.Argument(help="The folder that holds the runs.")]
@@ -116,23 +117,15 @@ def watch(
     ] = "127.0.0.1",
 ) -> None:
     """Follow runs on a web page: curves, episodes, comparisons. Read-only."""
-    from importlib.util import find_spec
-
-    from mulligan.errors import MulliganError
     from mulligan.report.live.status import find_runs
 
-    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-        raise MulliganError(
-            "mulligan watch needs packages that are not installed: pip install fastapi uvicorn."
-        )
+    require_web_packages("watch")
     from mulligan.report.live.server import LOOPBACK, make_server, open_port
 
     find_runs(folder)  # a folder that is missing is said before anything is served
     listening = open_port(host, port)
-    address = f"[{host}]" if ":" in host else host
-    console.print(
-        f"http://{address}:{listening.getsockname()[1]} (Ctrl-C stops it)", highlight=False
-    )
+    address = web_address(host, listening)
+    console.print(f"{address} (Ctrl-C stops it)", highlight=False)
     if host not in LOOPBACK:
         console.print("Everyone who can reach this machine can read these runs.", style="yellow")
     make_server(folder, host).run(sockets=[listening])

@@ -17,6 +17,7 @@ from mulligan.cli.solve import (
     Url,
     load,
 )
+from mulligan.cli.web import require_web_packages, web_address
 from mulligan.errors import MulliganError
 
 
@@ -50,12 +51,7 @@ def serve(
     api_key_env: KeyVariable = None,
 ) -> None:
     """Serve chat completions; what fails is reflected on, retried, and stored to train on."""
-    from importlib.util import find_spec
-
-    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-        raise MulliganError(
-            "mulligan serve needs packages that are not installed: pip install fastapi uvicorn."
-        )
+    require_web_packages("serve")
     from mulligan.report.live.server import LOOPBACK, open_port
     from mulligan.serving.api import Bounds, Endpoint, make_server
     from mulligan.serving.redact import Redactor
@@ -72,9 +68,8 @@ def serve(
         load(source, task, task_options, tries, url, model, api_key_env) as mulligan,
         Worker(mulligan, store, redactor) as worker,
     ):
-        address = f"[{host}]" if ":" in host else host
         console.print(
-            f"{called!r} at http://{address}:{listening.getsockname()[1]}/v1 (Ctrl-C stops it); "
+            f"{called!r} at {web_address(host, listening)}/v1 (Ctrl-C stops it); "
             f"failures go to {store}",
             highlight=False,
             soft_wrap=True,

@@ -20,10 +20,11 @@ from mulligan.engines.registry import Surroundings, find_engine
 from mulligan.episodes.conversation import Conversations
 from mulligan.episodes.rollout import attempt
 from mulligan.errors import MulliganError
-from mulligan.evaluation.evaluate import Protocol, evaluate
-from mulligan.evaluation.trials import TIMES, open_trials, read_trials
+from mulligan.evaluation.evaluate import Protocol
+from mulligan.evaluation.trials import TIMES, read_trials
 from mulligan.randomness import derive_seed
 from mulligan.run.session import Session
+from mulligan.run.trials import run_trials
 from mulligan.storage.atomic import write_atomically
 from mulligan.tasks.base import Split
 from mulligan.types import Problem, Sampling
@@ -101,26 +102,7 @@ def evaluate_other_model(session: Session, other: OtherModel) -> Sweep:
         temperature=best.temperature,
         answer_tokens=other.answer_tokens,
     )
-    total = len(problems) * recipe.evaluate.samples
-    with (
-        session.progress(f"evaluate {other.label}", total) as advance,
-        open_trials(session.run.evaluation(other.label)) as log,
-    ):
-
-        def progress(done: int) -> None:
-            advance(done)
-            session.stop.check(f"{len(log)} of {total} trials of {other.label}")
-
-        evaluate(
-            engine,
-            conversations,
-            session.verify,
-            session.verifier.leaks_many,
-            protocol,
-            other.label,
-            log,
-            progress,
-        )
+    run_trials(session, engine, conversations, protocol, other.label, f"of {other.label}")
     return sweep
 
 

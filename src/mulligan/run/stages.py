@@ -18,9 +18,8 @@ from mulligan.episodes.conversation import tells_verdict
 from mulligan.episodes.failures import FailureStore
 from mulligan.errors import MulliganError
 from mulligan.evaluation.controls import controls_of
-from mulligan.evaluation.evaluate import Protocol, evaluate
+from mulligan.evaluation.evaluate import Protocol
 from mulligan.evaluation.scores import check_endpoints
-from mulligan.evaluation.trials import open_trials
 from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
 from mulligan.run import advice
@@ -31,6 +30,7 @@ from mulligan.run.probe import probe_once
 from mulligan.run.processes import together
 from mulligan.run.reported import reported_problems, take_reported
 from mulligan.run.session import Session
+from mulligan.run.trials import run_trials
 from mulligan.storage.atomic import remove_folder, whole_folder
 from mulligan.storage.records import RecordLog
 from mulligan.trainer.trackers import open_trackers, require_trackers
@@ -248,27 +248,8 @@ def _evaluate(session: Session, when: str, model_name: str | Path) -> None:
     protocol = Protocol.of(recipe, problems)
     if when == "after" and any(control.needs_untrained for control in protocol.controls):
         untrained = session.engine(*session.load(session.start_model), beside=True)
-    total = len(problems) * recipe.evaluate.samples
-    with (
-        session.progress(f"evaluate {when}", total) as advance,
-        open_trials(session.run.evaluation(when)) as log,
-    ):
-
-        def progress(done: int) -> None:
-            advance(done)
-            session.stop.check(f"{len(log)} of {total} trials {when} training")
-
-        evaluate(
-            engine,
-            conversations,
-            session.verify,
-            session.verifier.leaks_many,
-            protocol,
-            when,
-            log,
-            progress,
-            untrained,
-        )
+    said = f"{when} training"
+    run_trials(session, engine, conversations, protocol, when, said, untrained)
 
 
 def report_stage(session: Session) -> None:

@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable, Iterator, Set
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 import pydantic_core
@@ -191,12 +190,7 @@ class RecordLog(Generic[R]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _record(self, line: bytes, position: int) -> R:

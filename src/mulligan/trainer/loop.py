@@ -33,7 +33,7 @@ from mulligan.storage.run_folder import RunFolder
 from mulligan.trainer.distributed import ALONE, Processes, SharedCheckpoints
 from mulligan.trainer.failure_sources import FailureSource
 from mulligan.trainer.metrics import StepRecords, step_metrics, trained_episodes
-from mulligan.trainer.optimizer import PolicyOptimizer, seed_generators
+from mulligan.trainer.optimizer import PolicyOptimizer, Update, seed_generators
 from mulligan.trainer.rollouts import Rollouts
 from mulligan.trainer.state import TrainingState, load_training_state, save_training_state
 from mulligan.trainer.update import make_updater
@@ -111,25 +111,22 @@ def train(
     failures = processes.failures(failures)
     rollouts = Rollouts(engine, conversations, verify, failures, recipe, objective)
     updater = make_updater(policy, objective.loss, recipe, exact=exact, processes=processes)
-    checkpoints = SharedCheckpoints(
-        Checkpoints(run.checkpoints, settings.keep_checkpoints), processes, policy.model
-    )
+    whole = Checkpoints(run.checkpoints, settings.keep_checkpoints)
+    checkpoints = SharedCheckpoints(whole, processes, policy.model)
     state = _restore(checkpoints, policy, updater.optimizer)
     last = min(settings.stop_after or settings.steps, settings.steps)
     seen = look(state.step)
-    if seen.best:  # a kill may have come between its checkpoint and its mark
-        checkpoints.mark_best(state.step)
-
-    evidence = _evidence(policy, verifier, conversations)
+    _mark_if_best(seen, state.step, checkpoints)  # a kill may have come before its mark
+    stopping = seen.enough
+    evidence = _evidence(policy, verifier, conversations, recipe)
     with StepRecords(run, processes.leads) as records, closing(objective.reward):
         for step in range(state.step + 1, last + 1):
-            if seen.enough:
+            if stopping:
                 break
             engine.update_weights(policy.model, version=step)
             processes.seed(recipe.seed_of("train"), "train", step)
             started = time.perf_counter()
-            reward_seed = derive_seed(recipe.seed_of("train"), "reward", step)
-            rollout = rollouts.draw(step, evidence(reward_seed))
+            rollout = rollouts.draw(step, evidence(step))
             require_version(engine, step)
             engine.reset_cache()  # its keys and values are not needed while the weights change
             rolled_out = time.perf_counter()
@@ -140,36 +137,50 @@ def train(
             records.append(metrics, timing, trained_episodes(step, rollout.scored))
             progress(metrics)
             state = state.after(step, metrics.skipped)
-            if metrics.skipped:
-                log.warning(_SKIPPED, step, update.loss, update.gradient_norm)
+            _say_if_skipped(metrics, update)
             seen = look(step)
             stopping = asked_to_stop() or seen.enough or step == last
             if stopping or seen.best or step % settings.checkpoint_every == 0:
                 records.sync()
-                write = _writer(policy, tokenizer, updater.optimizer, state)
-                checkpoints.save(step, write)
-            if seen.best:
-                checkpoints.mark_best(step)
+                checkpoints.save(step, _writer(policy, tokenizer, updater.optimizer, state))
+            _mark_if_best(seen, step, checkpoints)
             _refuse_too_many_skips(state, settings.max_skipped_steps)
-            if stopping:
-                break
-        if state.step < settings.steps and not seen.enough:
-            raise StoppedEarly(f"step {state.step} of {settings.steps}")
-        if not processes.first(records.any_group_taught, bool):
-            raise MulliganError(_NOTHING_LEARNED)
+        _require_whole(state, seen, settings.steps)
+        _require_lessons(processes.first(records.any_group_taught, bool))
+
+
+def _mark_if_best(seen: Look, step: int, checkpoints: SharedCheckpoints) -> None:
+    if seen.best:
+        checkpoints.mark_best(step)
 
 
 def _evidence(
-    policy: Policy, verifier: Verifier, conversations: Conversations
+    policy: Policy, verifier: Verifier, conversations: Conversations, recipe: Recipe
 ) -> Callable[[int], Evidence]:
-    """Return what makes the evidence of a step from its seed."""
-    return partial(
+    """Return what makes the evidence of a step."""
+    made = partial(
         Evidence,
         verifier=verifier,
         conversations=conversations,
         likelihood=likelihood_of(policy.model),
         certainty=certainty_of(policy.model),
     )
+    return lambda step: made(derive_seed(recipe.seed_of("train"), "reward", step))
+
+
+def _say_if_skipped(metrics: StepMetrics, update: Update) -> None:
+    if metrics.skipped:
+        log.warning(_SKIPPED, metrics.step, update.loss, update.gradient_norm)
+
+
+def _require_whole(state: TrainingState, seen: Look, steps: int) -> None:
+    if state.step < steps and not seen.enough:
+        raise StoppedEarly(f"step {state.step} of {steps}")
+
+
+def _require_lessons(any_group_taught: bool) -> None:
+    if not any_group_taught:
+        raise MulliganError(_NOTHING_LEARNED)
 
 
 def _writer(

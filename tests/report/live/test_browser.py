@@ -4,8 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
@@ -120,27 +118,6 @@ def test_a_person_follows_a_run_while_it_trains(tmp_path, tiny_run, tiny_llama, 
         browser.get(f"{url}/report/now")
         assert browser.find_element(By.TAG_NAME, "h1").text == "now"
         assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
-
-
-@pytest.fixture
-def beacon():
-    """A server whose address is planted in model text; it keeps what it is asked."""
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    server.server_close()
 
 
 def test_hostile_model_output_runs_no_script_and_loads_nothing(tmp_path, browser, beacon):

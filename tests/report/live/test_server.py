@@ -156,5 +156,5 @@ def test_a_port_in_use_is_named_with_what_to_do(folder):
 
 def test_a_missing_folder_and_a_missing_package_are_named(folder, tmp_path, monkeypatch):
     assert "No folder" in run_cli("watch", tmp_path / "none").err
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("mulligan.cli.web.find_spec", lambda name: None)
     assert "pip install fastapi uvicorn" in run_cli("watch", folder).err
