@@ -4,6 +4,7 @@ from studies import write_study
 
 from mulligan.config import load_recipe
 from mulligan.errors import MulliganError
+from mulligan.study.jobs import jobs_of
 from mulligan.study.plan import SHARED, plan
 from mulligan.study.seeds import derived_seeds, recipe_digest
 from tiny import TASK_FILE, run_cli
@@ -55,6 +56,12 @@ def test_a_stage_is_shared_unless_a_setting_that_it_depends_on_differs(
 def test_seeds_share_no_stage(planned):
     made = planned()
     assert not set(shared(made, "base", "1").values()) & set(shared(made, "base", "2").values())
+
+
+def test_the_base_arm_is_run_with_all_its_seeds_before_the_others(planned):
+    runs = [job.run.id for job in jobs_of(planned()) if job.run]
+
+    assert runs == ["base-1", "base-2", "hot-1", "hot-2"]
 
 
 def test_crossed_trainings_share_their_warm_up_and_what_follows_from_it(planned):

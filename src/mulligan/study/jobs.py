@@ -78,12 +78,16 @@ class StudyFolder:
 
 
 def jobs_of(plan: Plan) -> list[Job]:
-    """Return every job of a study in an order in which each comes after those that it needs."""
+    """Return every job of a study in an order in which each comes after those that it needs.
+
+    The base arm comes first with all its seeds: it is what the others are compared with, and what
+    an acceptance needs.
+    """
     jobs: dict[str, Job] = {}
     collects: dict[str, Recipe] = {}
     for run in sorted(plan.runs, key=lambda each: each.recipe.train.failures_per_step):
         collects.setdefault(run.shared["collect"], run.recipe)
-    for run in plan.runs:
+    for run in sorted(plan.runs, key=lambda each: each.arm != plan.study.base):
         for job in _jobs_of_run(run, collects[run.shared["collect"]]):
             jobs.setdefault(job.id, job)
     return list(jobs.values())

@@ -77,7 +77,7 @@ class Plan:
     seeds: Mapping[str, Mapping[str, int]]
     """The settings of each seed, by the seed as a person reads it."""
     runs: tuple[PlannedRun, ...]
-    """Seed by seed, in the order in which they are run."""
+    """Seed by seed, arm by arm."""
     recipe_digest: str
     """Hash of the recipe's file, which derived seeds may follow from."""
 
