@@ -28,3 +28,11 @@ def test_tuning_reads_the_dev_split_alone():
     for name in ("demo_tuning", "demo_noise"):
         made = plan(next(path for path in STUDIES if path.stem == name))
         assert {run.recipe.evaluate.split for run in made.runs} == {"dev"}
+
+
+def test_the_ways_to_evaluate_share_the_training_that_they_look_at():
+    made = plan(next(path for path in STUDIES if path.stem == "findings_evaluation"))
+    seed = made.runs[0].seed
+    trainings = {run.arm: run.shared["train"] for run in made.runs if run.seed == seed}
+    assert len({trainings[arm] for arm in ("verdict", "t0", "t03", "t06", "t12")}) == 1
+    assert trainings["thinks_first"] != trainings["verdict"]

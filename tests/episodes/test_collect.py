@@ -82,9 +82,9 @@ def test_what_does_not_pass_is_stored_with_where_it_came_from(gather):
     assert {(f.model, f.sampling) for f in stored} == {("tiny", SAMPLING)}
     assert done == [2, 2, 1]
     assert log == [
-        Collected(0, 2, 1, 1, 0, 0),
-        Collected(1, 2, 1, 0, 1, 0),
-        Collected(2, 1, 0, 1, 0, 0),
+        Collected(0, 2, 1, 1, 0, 0, tokens=7),  # a token per letter, and one that ends the turn
+        Collected(1, 2, 1, 0, 1, 0, tokens=7),
+        Collected(2, 1, 0, 1, 0, 0, tokens=3),
     ]
 
 

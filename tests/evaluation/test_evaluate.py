@@ -10,6 +10,7 @@ from mulligan.evaluation.evaluate import Protocol, evaluate
 from mulligan.evaluation.scores import answer_in
 from mulligan.storage.records import RecordLog
 from mulligan.types import Problem, Trial, Verdict
+from tiny import tiny_recipe
 
 PROBLEMS = [Problem.create(f"question {number}", {}) for number in range(4)]
 COLUMNS = ("after_reflection", "after_nothing", "after_other_reflection")
@@ -249,3 +250,11 @@ def test_a_finished_evaluation_asks_nothing_again(bench):
     engine, trials = bench.run(bench.by_column())
     assert engine.calls == []
     assert len(trials) == 4
+
+
+def test_an_evaluation_can_have_a_temperature_of_its_own():
+    warm, cold = (
+        Protocol.of(tiny_recipe(evaluate={"problems": 2, "temperature": t}), PROBLEMS)
+        for t in (None, 0.0)
+    )
+    assert (warm.temperature, cold.temperature) == (0.9, 0.0)

@@ -9,6 +9,8 @@ from mulligan.study.plan import SHARED, plan
 from mulligan.study.seeds import derived_seeds, recipe_digest
 from tiny import TASK_FILE, run_cli
 
+ARMS = ("more", "less")
+
 
 @pytest.fixture
 def planned(tmp_path):
@@ -51,6 +53,53 @@ def test_a_stage_is_shared_unless_a_setting_that_it_depends_on_differs(
 ):
     made = planned(arms={"base": {}, "other": changes})
     assert which_differ(made, "other") == computed_anew
+
+
+def test_a_training_that_looks_at_dev_depends_on_how_it_does(planned):
+    arms = {"base": {}, "other": {"evaluate.dev_problems": 3}, "reseeded": {"evaluate.seed": 7}}
+    made = planned(arms=arms, settings={"evaluate.every": 2})
+    assert which_differ(made, "other") == {"evaluate-before", "train"}
+    assert which_differ(made, "reseeded") == {"evaluate-before", "train"}
+
+
+def test_arms_that_differ_in_their_evaluation_alone_share_one_training(planned):
+    changes = {"evaluate.temperature": 0.0, "evaluate.controls": ["nothing"]}
+    made = planned(arms={"base": {}, "cold": changes})
+    assert which_differ(made, "cold") == {"evaluate-before"}
+
+
+def test_an_arm_can_be_a_multiple_of_the_recipe(planned):
+    made = planned(
+        arms={
+            "base": {},
+            "more": {"train.failures_per_step": {"times": 2.75}, "train.steps": {"times": 10}},
+            "less": {"train.learning_rate": {"times": 0.5}, "train.steps": {"times": 0.1}},
+        },
+        settings={"train.steps": {"times": 2}},
+    )
+    more, less = (next(r.recipe.train for r in made.runs if r.arm == arm) for arm in ARMS)
+    # The tiny recipe has 4 steps of 3 failures, at 1e-3.
+    assert (more.failures_per_step, more.steps) == (8, 80)
+    assert (less.learning_rate, less.steps) == (5e-4, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"train.schedule": {"times": 2}}, "needs a number in the recipe to start from"),
+        ({"train.patience": {"times": 2}}, "there it is None"),
+        ({"train.steps": {"times": -1}}, "times should be a number above 0, not -1"),
+        ({"train.steps": {"times": "two"}}, "times should be a number above 0, not 'two'"),
+    ],
+)
+def test_a_multiple_of_nothing_is_refused(planned, change, says):
+    with pytest.raises(MulliganError, match=says):
+        planned(arms={"base": {}, "other": change})
+
+
+def test_weights_can_only_be_kept_of_an_arm_that_there_is(planned):
+    with pytest.raises(MulliganError, match="there is no arm 'bass'; did you mean 'base'"):
+        planned(keep_weights=["bass"])
 
 
 def test_seeds_share_no_stage(planned):

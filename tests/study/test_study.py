@@ -13,9 +13,14 @@ from studies import kept, write_study
 
 from mulligan.evaluation.scores import SCORES
 from mulligan.evaluation.trials import read_trials
+from mulligan.run.session import recipe_of
+from mulligan.run.trained import trained_model
+from mulligan.storage.run_folder import RunFolder
+from mulligan.study.published import LETTERS
 from tiny import lines, run_cli
 
 T1 = 12.706205  # Student's t, one degree of freedom, 0.975
+PARTS = ("reflection", "retry")
 TESTS = Path(__file__).parents[1]
 
 
@@ -23,8 +28,8 @@ TESTS = Path(__file__).parents[1]
 def finished(tiny_llama, tmp_path_factory):
     """A finished study, and what the command said; copy it before changing it."""
     folder = tmp_path_factory.mktemp("study")
-    study = write_study(folder, tiny_llama, spread={"first_try": 0.04})
-    outcome = run_cli("study", study, "--runs", folder / "runs")
+    study = write_study(folder, tiny_llama, spread={"first_try": 0.04}, keep_weights=["hot"])
+    outcome = run_cli("study", study, "--runs", folder / "runs", "--publish", folder / "published")
     assert outcome.code == 0, outcome.err
     return folder, outcome
 
@@ -100,8 +105,69 @@ def test_the_smallest_detectable_effect_is_said_before_the_first_run(finished):
     assert said.index("the smallest effect found four times in five is") < said.index("started")
 
 
-def test_weights_are_deleted_once_they_are_not_needed(finished):
-    assert not list((finished[0] / "runs").rglob("*.safetensors"))
+def test_weights_stay_of_the_arms_that_keep_them_and_of_no_other(finished):
+    study = finished[0] / "runs" / "tiny_study"
+    left = {str(path.relative_to(study)) for path in study.rglob("*.safetensors")}
+    assert left == {
+        f"runs/hot-{seed}/{model}/model.safetensors"
+        for seed in (1, 2)
+        for model in ("warmed_up", "checkpoints/step-4")
+    }
+
+
+def test_a_model_that_was_kept_is_whole_although_nothing_can_be_resumed_from_it(finished):
+    folder = RunFolder(finished[0] / "runs" / "tiny_study" / "runs" / "hot-2")
+    model = trained_model(folder, recipe_of(folder))
+    assert model.name == "step-4"
+    assert not list(model.glob("training_state*"))
+
+
+def test_the_table_says_what_each_arm_generated_beside_the_base(finished):
+    table = table_of(finished[0])
+    tokens = {row["arm"]: [] for row in table["runs"]}
+    for row in table["runs"]:
+        folder = finished[0] / "runs" / "tiny_study" / "runs" / f"{row['arm']}-{row['seed']}"
+        written = [e[k]["tokens"] for e in lines(folder / "episodes.jsonl") for k in PARTS]
+        tokens[row["arm"]].append(sum(written))
+        tried = lines(folder / "collected.jsonl")
+        assert row["collecting_tokens"] == sum(line["tokens"] for line in tried) > 0
+    base, hot = table["costs"]
+    assert (base["steps"], base["against_base"]) == (4, 1.0)
+    assert hot["generated_tokens"] == fmean(tokens["hot"])
+    assert hot["against_base"] == pytest.approx(sum(tokens["hot"]) / sum(tokens["base"]))
+    assert "Cost of training, hot: 4 steps" in " ".join(finished[1].out.split())
+
+
+def test_how_errors_change_is_pooled_over_runs_by_reason(finished):
+    table = table_of(finished[0])
+    row = next(r for r in table["reasons"] if (r["arm"], r["column"]) == ("hot", "first_try"))
+    changes = []
+    for seed in (1, 2):
+        trials = read_trials(finished[0] / "runs" / "tiny_study" / "runs" / f"hot-{seed}")
+        shares = [
+            fmean(t.first_try.verdict.reason == row["reason"] for t in trials[when])
+            for when in ("before", "after")
+        ]
+        changes.append(shares[1] - shares[0])
+    assert row["per_run"] == pytest.approx(changes)
+    assert row["after"] - row["before"] == pytest.approx(fmean(changes))
+    assert row["low"] <= fmean(changes) <= row["high"]
+
+
+def test_what_is_published_holds_every_verdict(finished):
+    published = finished[0] / "published"
+    rows = json.loads((published / "tiny_study.rows.json").read_text())
+    trials = read_trials(finished[0] / "runs" / "tiny_study" / "runs" / "hot-2")["after"]
+    letters = rows["runs"]["hot-2"]["after"]["first_try"]
+    said = {
+        problem: tuple(rows["verdicts"][LETTERS.index(letter)])
+        for problem, letter in zip(rows["problems"], letters, strict=True)
+    }
+    verdicts = {t.problem_id: t.first_try.verdict for t in trials}
+    assert said == {problem: (v.status, v.reason) for problem, v in verdicts.items()}
+    table = json.loads((published / "tiny_study.json").read_text())
+    assert table["command"].endswith("/study.yaml")
+    assert table["estimates"] == table_of(finished[0])["estimates"]
 
 
 def test_a_finished_study_runs_nothing_again(copied):

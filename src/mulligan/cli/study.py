@@ -32,6 +32,12 @@ def study(
             "--accept", help="Write the base arm's results on derived seeds to this file."
         ),
     ] = None,
+    published: Annotated[
+        Path | None,
+        typer.Option(
+            "--publish", help="Write the table and every verdict, small, into this folder."
+        ),
+    ] = None,
 ) -> None:
     """Run every arm with every seed, unless that is done, and pool the runs into one table."""
     from rich.console import Console
@@ -39,6 +45,7 @@ def study(
     from mulligan.interrupt import StoppedEarly, StopRequest
     from mulligan.study.acceptance import publish
     from mulligan.study.conduct import conduct, recompute
+    from mulligan.study.published import write_published
     from mulligan.study.show import print_table, table_as_json
 
     said = Console(file=sys.stderr) if as_json else console
@@ -54,6 +61,8 @@ def study(
         raise typer.Exit(STOPPED) from None
     if accept:
         publish(made.plan, made.table, accept)
+    if published:
+        write_published(made, published)
     if as_json:
         print_json(table_as_json(made.table))
         return

@@ -328,6 +328,8 @@ class Evaluate(Section):
     greedy: bool = False
     """Whether each problem is also tried once at temperature 0, which tells learning from mere
     sharpening of the distribution."""
+    temperature: NonNegative | None = None
+    """How the evaluation samples; left out: as all else, at ``generate.temperature``."""
     controls: tuple[str, ...] = ("nothing", "other_reflection")
     """Names of the second tries that the reflection is compared with."""
     constant: str | None = None

@@ -32,6 +32,8 @@ class Collected:
     too_long: int = 0
     """Problems, and failures on others, whose conversation does not fit the model's context; they
     are left out."""
+    tokens: int = 0
+    """Tokens of all attempts; 0 in runs of earlier versions."""
 
 
 def collect(
@@ -75,9 +77,7 @@ def collect(
             for each in tried.failed:
                 store.append(as_failure(each, model, sampling))
             store.sync()
-            log.append(
-                Collected(number, len(tried.attempts), **tried.counts, too_long=tried.too_long)
-            )
+            log.append(Collected(number, **tried.summary))
         progress(len(chunk))
 
     def longest(problem: Problem) -> int:
@@ -97,14 +97,17 @@ class Tried:
     """Problems, and failures on others, whose conversation does not fit the model's context."""
 
     @property
-    def counts(self) -> dict[str, int]:
-        """How many attempts there are of each kind of verdict."""
+    def summary(self) -> dict[str, int]:
+        """What a line of ``collected.jsonl`` says: how many attempts of each verdict, and so on."""
         statuses = Counter(each.verdict.status for each in self.attempts)
         return {
+            "attempts": len(self.attempts),
             "passed": statuses["passed"],
             "failed": statuses["failed"],
             "unparseable": statuses["unparseable"],
             "errors": statuses["error"],
+            "too_long": self.too_long,
+            "tokens": sum(each.completion.length for each in self.attempts),
         }
 
 

@@ -47,7 +47,7 @@ class Protocol:
         return cls(
             problems=problems,
             seed=recipe.seed_of("evaluate"),
-            temperature=recipe.generate.temperature,
+            temperature=_temperature(recipe),
             answer_tokens=recipe.generate.answer_tokens,
             reflection_tokens=recipe.generate.reflection_tokens,
             problems_at_once=recipe.generate.problems_at_once,
@@ -268,6 +268,11 @@ class _Chunk:
 
     def _greedy(self) -> Sampling:
         return replace(self._answers("greedy"), temperature=0.0)
+
+
+def _temperature(recipe: Recipe) -> float:
+    own = recipe.evaluate.temperature
+    return recipe.generate.temperature if own is None else own
 
 
 def _answer(judged: Judged) -> Answer:

@@ -157,7 +157,7 @@ def _look(
 def _probe(tried: Tried, groups: Sequence[Group], pace: Pace) -> Probe:
     episodes = [episode for group in groups for episode in group.episodes]
     return Probe(
-        tried=Collected(0, len(tried.attempts), **tried.counts, too_long=tried.too_long),
+        tried=Collected(0, **tried.summary),
         answers=Lengths.of([each.completion for each in tried.attempts]),
         reflections=Lengths.of([each.reflection for each in episodes if each.reflection]),
         retries=len(episodes),

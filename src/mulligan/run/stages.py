@@ -30,6 +30,7 @@ from mulligan.run.probe import probe_once
 from mulligan.run.processes import together
 from mulligan.run.reported import reported_problems, take_reported
 from mulligan.run.session import Session
+from mulligan.run.trained import trained_step
 from mulligan.run.trials import run_trials
 from mulligan.storage.atomic import remove_folder, whole_folder
 from mulligan.storage.records import RecordLog
@@ -214,15 +215,8 @@ def _train(session: Session, processes: "Processes") -> None:
 def lost_checkpoint(session: Session) -> str | None:
     """Name the trained checkpoint where it is missing or damaged."""
     checkpoints = session.checkpoints
-    step = trained_step(session)
+    step = trained_step(session.checkpoints, session.recipe)
     return None if checkpoints.is_whole(step) else str(checkpoints.path(step))
-
-
-def trained_step(session: Session) -> int:
-    """Return the step whose weights are the trained model: the best on dev, else the last."""
-    recipe = session.recipe
-    best = session.checkpoints.best() if recipe.evaluate.every is not None else None
-    return recipe.train.steps if best is None else best
 
 
 def evaluate_before_stage(session: Session) -> None:
@@ -232,7 +226,7 @@ def evaluate_before_stage(session: Session) -> None:
 
 def evaluate_after_stage(session: Session) -> None:
     """Measure the same after training, on the same problems and seeds."""
-    step = trained_step(session)
+    step = trained_step(session.checkpoints, session.recipe)
     _evaluate(session, "after", session.checkpoints.path(step))
     session.checkpoints.mark_best(step)
 

@@ -30,6 +30,8 @@ SCHEMA = 1
 """Version of the checkpoint format; raised whenever older code would misread a checkpoint."""
 
 MANIFEST = "manifest.json"
+TRAINING_STATE = "training_state"
+"""Name, less the ending, of the files that training is resumed from, beside those of the model."""
 _BEST = "best.json"
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"})
 
@@ -138,6 +140,20 @@ class Checkpoints:
             ) from error
         return step if self.path(step).is_dir() else None
 
+    def keep_best_model(self) -> None:
+        """Leave the model of the best checkpoint alone: nothing can be resumed from it.
+
+        Where none is marked as the best, nothing is removed.
+        """
+        best = self.best()
+        if best is None:
+            return
+        with disk_errors(self.folder):
+            for step in self.steps():
+                if step != best:
+                    remove_folder(self.path(step))
+            _forget_training_state(self.path(best))
+
     def is_whole(self, step: int) -> bool:
         """Whether the checkpoint of a step is there and agrees with its manifest.
 
@@ -189,6 +205,16 @@ def verify(path: Path) -> None:
             )
 
 
+def _forget_training_state(path: Path) -> None:
+    """Remove what training is resumed from; the manifest says so first, for a kill between."""
+    manifest = _read_manifest(path)
+    files = {k: v for k, v in manifest["files"].items() if not k.startswith(f"{TRAINING_STATE}.")}
+    if len(files) < len(manifest["files"]):
+        _write(path / MANIFEST, manifest | {"files": files})
+    for file in path.glob(f"{TRAINING_STATE}.*"):
+        file.unlink()
+
+
 def _is_whole(path: Path) -> bool:
     try:
         verify(path)
@@ -204,7 +230,11 @@ def _write_manifest(folder: Path, step: int) -> None:
         if file.is_file()
     }
     manifest = {"schema": SCHEMA, "step": step, "info": {}, "files": files}
-    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+    _write(folder / MANIFEST, manifest)
+
+
+def _write(path: Path, manifest: dict[str, Any]) -> None:
+    write_atomically(path, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from mulligan.storage.lock import hold
 from mulligan.study.jobs import StudyFolder, jobs_of
 from mulligan.study.page import write_page
 from mulligan.study.plan import Plan, plan
-from mulligan.study.result import refuse_changed_folder
+from mulligan.study.result import Result, refuse_changed_folder
 from mulligan.study.schedule import run_jobs
 from mulligan.study.show import detectable, table_as_json
 from mulligan.study.table import StudyTable, compute
@@ -31,6 +31,8 @@ class Conducted:
     plan: Plan
     folder: StudyFolder
     table: StudyTable
+    results: Mapping[str, Result]
+    """The finished runs, by id."""
 
 
 def conduct(path: Path, runs: Path, at_once: int, console: Console, stop: StopRequest) -> Conducted:
@@ -106,7 +108,7 @@ def _sum_up(design: Plan, folder: StudyFolder, failures: Mapping[str, str]) -> C
     table = compute(design, results, failures, design.study.level)
     write_atomically(folder.table, json.dumps(table_as_json(table), indent=1) + "\n")
     write_page(table, folder.page)
-    return Conducted(design, folder, table)
+    return Conducted(design, folder, table, results)
 
 
 def _check_runs(design: Plan) -> None:
@@ -116,11 +118,14 @@ def _check_runs(design: Plan) -> None:
     seen = set()
     for run in design.runs:
         recipe = run.recipe
-        wanted: tuple[tuple[Split, int], ...] = (
+        evaluate = recipe.evaluate
+        wanted: list[tuple[Split, int]] = [
             ("train", recipe.collect.problems),
-            (recipe.evaluate.split, recipe.evaluate.problems),
-        )
-        key = (recipe.task, repr(recipe.task_options), repr(recipe.train), wanted)
+            (evaluate.split, evaluate.problems),
+        ]
+        if evaluate.every is not None:
+            wanted.append(("dev", evaluate.dev_problems))
+        key = (recipe.task, repr(recipe.task_options), repr(recipe.train), repr(wanted))
         if key in seen:
             continue
         seen.add(key)

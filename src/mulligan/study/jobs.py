@@ -17,6 +17,7 @@ from mulligan.interrupt import StopRequest
 from mulligan.run.session import Session, open_session, refuse_changed_settings, stages_done
 from mulligan.run.stages import run_stages
 from mulligan.storage.atomic import remove_folder, whole_folder, write_atomically
+from mulligan.storage.checkpoint import Checkpoints
 from mulligan.storage.run_folder import RunFolder
 from mulligan.study.plan import SHARED, Plan, PlannedRun
 from mulligan.study.result import ResultsFolder
@@ -140,13 +141,22 @@ def jobs_to_do(jobs: Sequence[Job], folder: StudyFolder) -> list[Job]:
     return [job for job in jobs if job.id in wanted and not is_done(job, folder)]
 
 
-def drop_weights(jobs: Sequence[Job], folder: StudyFolder) -> None:
-    """Delete the weights that no run will need again, where there still are any."""
+def drop_weights(jobs: Sequence[Job], folder: StudyFolder, kept: Sequence[str] = ()) -> None:
+    """Delete the weights that no run will need again, where there still are any.
+
+    Of the arms that are to be ``kept``, each finished run keeps the model that it started from and
+    the one that it trained.
+    """
     left = {needed for job in jobs_to_do(jobs, folder) for needed in (job.id, *job.needs)}
     for job in jobs:
-        if job.id not in left:
-            remove_folder(folder.of(job.id).warmed_up)
-            remove_folder(folder.of(job.id).checkpoints)
+        run = folder.of(job.id)
+        if job.id in left:
+            continue
+        if job.run and job.run.arm in kept:
+            Checkpoints(run.checkpoints, keep=1).keep_best_model()
+        else:
+            remove_folder(run.warmed_up)
+            remove_folder(run.checkpoints)
 
 
 def _take(session: Session, source: RunFolder) -> None:
@@ -172,6 +182,8 @@ def _left_by(stage: str) -> tuple[str, ...]:
             run.episodes,
             run.failures,
             run.collected,
+            run.dev,
+            run.store_drift,
         ),
     }
     return tuple(map(str, left[stage]))

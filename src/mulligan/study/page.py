@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 
 from mulligan.evaluation.scores import SCORE_TITLES
+from mulligan.evaluation.trials import TITLES
 from mulligan.report.layout import document, figure, grid, section, stacked
 from mulligan.report.markup import Html, element
-from mulligan.report.sheets import NOTHING, points
+from mulligan.report.sheets import NOTHING, percent, points
+from mulligan.report.texts import reason_name
 from mulligan.storage.atomic import write_atomically
 from mulligan.study.figure import changes_figure
-from mulligan.study.show import answers, heading, missing, number_text, spreads
+from mulligan.study.show import answers, costs, heading, missing, number_text, spreads
 from mulligan.study.table import Estimate, Quantity, StudyTable
 
 _HOW_TO_READ = (
@@ -55,7 +58,9 @@ def _sections(table: StudyTable) -> Iterator[Html]:
         *about,
     )
     yield section("The table", *(part for arm in table.arms for part in _of_arm(table, arm)))
-    yield section("The runs", _runs(table))
+    if table.reasons:
+        yield section("How errors change", _reasons(table))
+    yield section("The runs", *(element("p", each) for each in costs(table)), _runs(table))
 
 
 def _size(table: StudyTable) -> str:
@@ -99,6 +104,26 @@ def _cell(estimate: Estimate | None) -> Html:
         assert estimate.new_high is not None
         notes.append(f"new run {points(estimate.new_low)} to {points(estimate.new_high)}")
     return stacked(number(estimate.mean), *notes)
+
+
+def _reasons(table: StudyTable) -> Html:
+    rows = [
+        (
+            f"{each.arm}, {TITLES[each.column].lower()}: {reason_name(each.reason)}",
+            percent(each.before),
+            percent(each.after),
+            stacked(
+                points(fmean(each.per_run)),
+                *(
+                    [f"{points(each.low)} to {points(each.high)}"]
+                    if each.low is not None and each.high is not None
+                    else []
+                ),
+            ),
+        )
+        for each in table.reasons
+    ]
+    return grid(("Share of all problems", "Before", "After", "Change, points"), rows, "rates")
 
 
 def _runs(table: StudyTable) -> Html:

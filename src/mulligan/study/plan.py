@@ -17,6 +17,7 @@ from mulligan.config import Recipe, change_recipe, load_recipe
 from mulligan.errors import MulliganError, nearest
 from mulligan.evaluation.scores import SCORES, check_endpoints
 from mulligan.study.outcomes import columns_of, endpoints_of
+from mulligan.study.relative import resolved
 from mulligan.study.seeds import derived_seeds, digest, recipe_digest, without
 from mulligan.study.study_file import CrossedSeeds, DerivedSeeds, StudyFile, load_study
 
@@ -105,14 +106,15 @@ def plan(path: Path) -> Plan:
     _content_hash.cache_clear()  # files may have changed since this process looked last
     study = load_study(path)
     recipe = load_recipe(path.parent / study.recipe)
-    base = change_recipe(recipe, study.settings, f"{path}, settings")
+    base = _changed(recipe, study.settings, f"{path}, settings")
     arms = {
-        name: change_recipe(base, changes or {}, f"{path}, arm {name!r}")
+        name: _changed(base, changes or {}, f"{path}, arm {name!r}")
         for name, changes in study.arms.items()
     }
     source = recipe_digest(recipe)
     seeds = _seeds(study, source)
     _refuse_arms_that_set_seeds(path, study, seeds)
+    _refuse_arms_that_do_not_exist(path, study)
     _refuse_equal_arms(path, arms)
     _refuse_missing_outcomes(path, study, arms)
     runs = tuple(
@@ -121,6 +123,10 @@ def plan(path: Path) -> Plan:
         for arm, changed in arms.items()
     )
     return Plan(study, path, seeds, runs, source)
+
+
+def _changed(recipe: Recipe, changes: Mapping[str, Any], source: str) -> Recipe:
+    return change_recipe(recipe, resolved(recipe, changes, source), source)
 
 
 def _seeds(study: StudyFile, source: str) -> dict[str, Mapping[str, int]]:
@@ -150,9 +156,13 @@ def _planned(arm: str, seed: str, recipe: Recipe) -> PlannedRun:
 
 def _stage_key(recipe: Recipe, stage: str) -> str:
     """Return the address of a stage's result."""
-    seeds = {name: recipe.seed_of(name) for name in _SEEDS[stage]}
+    seeded, unused = {*_SEEDS[stage]}, {*_IDLE[stage]}
+    if stage == "train" and recipe.evaluate.every is not None:  # then it evaluates on dev
+        seeded.add("evaluate")
+        unused.remove("evaluate")
+    seeds = {name: recipe.seed_of(name) for name in seeded}
     own = {f"{name}.seed" for name in ("sft", "train", "evaluate")}
-    idle = {"name", "format", "train.stop_after", *own, *_IDLE[stage]}
+    idle = {"name", "format", "train.stop_after", *own, *unused}
     settings = recipe.model_dump(mode="json")
     besides = {".".join(path): settings[path[0]][path[1]] for path in _EXCEPTIONS.get(stage, ())}
     return _address(recipe, stage, idle, besides | {"seeds": seeds})
@@ -207,6 +217,14 @@ def _refuse_arms_that_set_seeds(
                 f"{path}: arm {arm!r} sets {both[0]!r}, which the study's seeds set for every arm. "
                 "Leave it out of the arm."
             )
+
+
+def _refuse_arms_that_do_not_exist(path: Path, study: StudyFile) -> None:
+    kept = () if isinstance(study.keep_weights, bool) else study.keep_weights
+    for arm in kept:
+        if arm not in study.arms:
+            near = nearest(arm, list(study.arms))
+            raise MulliganError(f"{path}: keep_weights: there is no arm {arm!r}; {near}")
 
 
 def _refuse_equal_arms(path: Path, arms: Mapping[str, Recipe]) -> None:

@@ -39,6 +39,8 @@ class Cost:
     """Tokens of the reflections and answers that training recorded."""
     training_seconds: float
     """Wall-clock time of the training steps."""
+    collecting_tokens: int = 0
+    """Tokens of the first tries that the failures were found among, before training or in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,8 @@ def _cost(folder: RunFolder) -> Cost:
     steps = sum(1 for _ in _records(folder.metrics))
     tokens = sum(_tokens(record) for record in _records(folder.episodes))
     seconds = sum(row["rollout"] + row["update"] for row in _records(folder.timings))
-    return Cost(steps, tokens, round(seconds, 1))
+    collecting = sum(line.get("tokens", 0) for line in _records(folder.collected))
+    return Cost(steps, tokens, round(seconds, 1), collecting)
 
 
 def _records(path: Path) -> Iterator[Any]:

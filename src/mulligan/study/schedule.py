@@ -81,7 +81,7 @@ def run_jobs(
     folder: StudyFolder,
     *,
     at_once: int,
-    keep_weights: bool,
+    keep_weights: bool | Sequence[str],
     console: Console,
     stop: StopRequest,
 ) -> Mapping[str, str]:
@@ -110,8 +110,8 @@ def run_jobs(
                 if failure is not None:
                     failures[job.id] = failure
                 progress.ended(job, seconds, failure)
-                if not keep_weights:
-                    drop_weights(jobs, folder)
+                if keep_weights is not True:
+                    drop_weights(jobs, folder, keep_weights or ())
             stop.check(f"{progress.done} of {progress.total} runs done")
     return failures
 

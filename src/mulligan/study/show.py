@@ -16,6 +16,9 @@ from mulligan.study.table import Estimate, Quantity, StudyTable
 RATES = ("before", "after")
 """Quantities that are rates; the others are differences."""
 
+EQUAL_TOKENS = 0.05
+"""Arms whose generated tokens differ from the base's by a larger fraction are not at equal cost."""
+
 
 def table_as_json(table: StudyTable) -> dict[str, Any]:
     """Return the table as plain JSON values, the way ``mulligan study --json`` prints it."""
@@ -31,7 +34,7 @@ def print_table(table: StudyTable, console: Console) -> None:
         console.print(_of_arm(table, arm))
     for sentence in answers(table):
         console.print(sentence, markup=False, highlight=False)
-    for sentence in spreads(table):
+    for sentence in (*spreads(table), *costs(table)):
         console.print(sentence, markup=False, highlight=False)
     for sentence in missing(table):
         console.print(sentence, markup=False, highlight=False, style="bold")
@@ -98,6 +101,21 @@ def spreads(table: StudyTable) -> Iterator[str]:
             parts = ", ".join(f"{name} {100 * sd:.1f}" for name, sd in spread.components.items())
             title = SCORE_TITLES[spread.outcome]
             yield f"Spread of the change, {title}, {spread.arm}: SD in points by {parts}"
+
+
+def costs(table: StudyTable) -> Iterator[str]:
+    """Yield what the training of each arm took, and whether it is that of the base."""
+    for cost in table.costs:
+        beside = ""
+        if cost.arm != table.base and cost.against_base is not None:
+            beside = f", {cost.against_base:.0%} of {table.base}'s"
+            if abs(cost.against_base - 1) > EQUAL_TOKENS:
+                beside += ": not at equal tokens"
+        yield (
+            f"Cost of training, {cost.arm}: {cost.steps:,.0f} steps, "
+            f"{cost.generated_tokens:,.0f} generated tokens{beside} "
+            f"({cost.collecting_tokens:,.0f} more to find failures)"
+        )
 
 
 def missing(table: StudyTable) -> Iterator[str]:

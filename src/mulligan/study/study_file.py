@@ -56,8 +56,10 @@ class StudyFile(Section):
     smallest detectable effect is computed from before the study starts."""
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Level of the intervals."""
-    keep_weights: bool = False
-    """Whether checkpoints stay once a run's figures are kept."""
+    keep_weights: bool | tuple[Name, ...] = False
+    """Whether weights stay once a run's figures are kept: of all arms, of none, or of those that
+    are named, whose runs then keep the warmed-up and the trained model and nothing to resume from.
+    """
 
     @property
     def base(self) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Literal
 
 from mulligan.config import Recipe
@@ -10,6 +11,7 @@ from mulligan.evaluation.statistics import holm
 from mulligan.report.sheets import points
 from mulligan.study.outcomes import Scores, endpoints_of, outcomes_of, problems_of, scores
 from mulligan.study.plan import Plan, PlannedRun
+from mulligan.study.reasons import ReasonChange, reason_changes
 from mulligan.study.result import Result
 from mulligan.study.statistics import (
     Pooled,
@@ -63,6 +65,22 @@ class RunRow:
     steps: int | None = None
     generated_tokens: int | None = None
     training_seconds: float | None = None
+    collecting_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCost:
+    """What training took in the runs of an arm, on the mean: arms are compared at equal tokens."""
+
+    arm: str
+    steps: float
+    """Optimiser steps."""
+    generated_tokens: float
+    """Of reflections, retries and fresh tries that were trained on."""
+    collecting_tokens: float
+    """Of the first tries that failures were found among."""
+    against_base: float | None
+    """Generated tokens over the base's, where both have runs of the same seeds and generate any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +108,8 @@ class StudyTable:
     margin: float
     estimates: tuple[Estimate, ...]
     runs: tuple[RunRow, ...]
+    costs: tuple[ArmCost, ...]
+    reasons: tuple[ReasonChange, ...]
     spreads: tuple[Spread, ...]
 
     def estimate(self, arm: str, outcome: str, quantity: Quantity) -> Estimate | None:
@@ -152,6 +172,16 @@ def compute(
         margin=base.evaluate.equivalence_margin,
         estimates=_adjusted(estimates, declared.primary, declared.secondary, level),
         runs=tuple(_row(run, results, failures) for run in plan.runs),
+        costs=tuple(_costs(_Data(plan, results, problems, level))),
+        reasons=tuple(
+            each
+            for arm in plan.study.arms
+            for each in reason_changes(
+                arm, _Data(plan, results, problems, level).of(arm), problems, level
+            )
+        )
+        if plan.crossed is None
+        else (),
         spreads=tuple(_spreads(plan, estimates)),
     )
 
@@ -280,7 +310,34 @@ def _row(run: PlannedRun, results: Mapping[str, Result], failures: Mapping[str, 
     if run.id not in results:
         return RunRow(run.arm, run.seed, failures.get(run.id, "not run yet"))
     cost = results[run.id].cost
-    return RunRow(run.arm, run.seed, None, cost.steps, cost.generated_tokens, cost.training_seconds)
+    return RunRow(
+        run.arm,
+        run.seed,
+        None,
+        cost.steps,
+        cost.generated_tokens,
+        cost.training_seconds,
+        cost.collecting_tokens,
+    )
+
+
+def _costs(data: _Data) -> Iterator[ArmCost]:
+    """Yield what each arm's training took; the comparison is made over the seeds of both."""
+    base = {each.run.seed: each.cost.generated_tokens for each in data.of(data.plan.study.base)}
+    for arm in data.plan.study.arms:
+        found = data.of(arm)
+        if not found:
+            continue
+        both = [each for each in found if each.run.seed in base]
+        of_base = sum(base[each.run.seed] for each in both)
+        own = sum(each.cost.generated_tokens for each in both)
+        yield ArmCost(
+            arm,
+            steps=fmean(each.cost.steps for each in found),
+            generated_tokens=fmean(each.cost.generated_tokens for each in found),
+            collecting_tokens=fmean(each.cost.collecting_tokens for each in found),
+            against_base=own / of_base if of_base else None,
+        )
 
 
 def _spreads(plan: Plan, estimates: Sequence[Estimate]) -> Iterator[Spread]:

@@ -145,8 +145,7 @@ class OnlineFailures:
             sampling,
             self.recipe.generate.reflection_tokens,
         )
-        counts = {**tried.counts, "too_long": tried.too_long}
-        self.log.append(StepTries(number, len(tried.attempts), **counts, step=step, refill=refill))
+        self.log.append(StepTries(number, **tried.summary, step=step, refill=refill))
         return tried.failed
 
     def _sampling(self, seed: int) -> Sampling:

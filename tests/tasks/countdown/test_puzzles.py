@@ -141,3 +141,16 @@ def test_rows_are_divided_by_the_fixed_seed_too(tmp_path):
     }
     assert keys == {split: {key(p) for p in other.problems(split)} for split in other.splits}
     assert ids(one.problems("train")) != ids(other.problems("train"))
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_training_on_two_and_three_numbers_can_be_tested_on_four(fixed):
+    splits = {"fixed_splits": True} if fixed else {"dev_share": 0.2}
+    task = Countdown(counts=[2, 3], held_out_counts={4: 1.0}, test_size=30, dev_size=20, **splits)
+    sizes = {
+        split: {len(problem.given["numbers"]) for problem in islice(task.problems(split), 30)}
+        for split in ("train", "dev", "test")
+    }
+    assert sizes == {"train": {2, 3}, "dev": {4}, "test": {4}}
+    shown = islice(task.demonstrations(30, seed=1), 30)
+    assert {len(each.problem.given["numbers"]) for each in shown} == {2, 3}

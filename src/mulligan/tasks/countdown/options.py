@@ -41,6 +41,9 @@ class CountdownOptions(BaseModel):
     counts: dict[Count, Weight] = {2: 0.5, 3: 0.5}
     """How many numbers a problem has, with weights: ``{2: 0.7, 3: 0.3}``; or equally likely
     counts: ``[3, 4]``."""
+    held_out_counts: dict[Count, Weight] | None = None
+    """The counts of dev and test where they are to differ from those of training, as in training on
+    two and three numbers to be tested on four."""
     smallest_number: Bounded = 1
     largest_number: Bounded = 20
     smallest_target: Bounded = 1
@@ -85,7 +88,7 @@ class CountdownOptions(BaseModel):
     """Weights of the kinds of reflection in the other demonstrations; a kind left out does not
     occur."""
 
-    @field_validator("counts", mode="before")
+    @field_validator("counts", "held_out_counts", mode="before")
     @classmethod
     def _weighted(cls, counts: Any) -> Any:
         """Read a list as equal weights, and JSON's keys, which are text, as numbers."""
@@ -95,7 +98,7 @@ class CountdownOptions(BaseModel):
             return {int(c) if str(c).isdecimal() else c: share for c, share in counts.items()}
         return counts
 
-    @field_validator("counts", "reflection_shares", "pair_operators")
+    @field_validator("counts", "held_out_counts", "reflection_shares", "pair_operators")
     @classmethod
     def _some_weight(cls, weights: dict[Any, float] | None) -> dict[Any, float] | None:
         if weights is not None and not any(weights.values()):
@@ -122,6 +125,11 @@ class CountdownOptions(BaseModel):
         if "{target}" not in question or "{numbers}" not in question:
             raise ValueError("should have {target} and {numbers} in it")
         return question
+
+    def counts_of(self, split: str) -> dict[int, float]:
+        """Return how many numbers the problems of a split have, with weights."""
+        held_out = self.held_out_counts if split != "train" else None
+        return self.counts if held_out is None else held_out
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:

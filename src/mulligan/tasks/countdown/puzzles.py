@@ -1,7 +1,7 @@
 """Which puzzles a Countdown task has, drawn at random or read from rows, and in which split."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice, product
 from typing import Any, Protocol
@@ -59,7 +59,7 @@ class SeededPuzzles:
 
         if self._rows is not None:
             return filter(is_new, rng.sample(self._rows, len(self._rows)))
-        return self._generated(rng, is_new)
+        return self._generated(rng, is_new, self._options.counts_of(split))
 
     def _split(self, puzzle: Puzzle) -> Split:
         """Tell a puzzle's split from what it is, so that no puzzle can be in two."""
@@ -72,11 +72,12 @@ class SeededPuzzles:
             dev_share=options.dev_share,
         )
 
-    def _generated(self, rng: random.Random, is_new: Callable[[Puzzle], bool]) -> Iterator[Puzzle]:
+    def _generated(
+        self, rng: random.Random, is_new: Callable[[Puzzle], bool], counts: Mapping[int, float]
+    ) -> Iterator[Puzzle]:
         """Draw until the puzzles of some count are used up: beyond that the mix would change."""
-        counts, weights = list(self._options.counts), list(self._options.counts.values())
         while True:
-            count = rng.choices(counts, weights)[0]
+            count = rng.choices(list(counts), list(counts.values()))[0]
             drawn = islice(_draws(self._options, count, rng, self._options.operators), _TRIES)
             puzzle = next((each for each in drawn if each and is_new(each)), None)
             if puzzle is None:
@@ -122,8 +123,9 @@ class FixedPuzzles:
         seed = derive_seed(FIXED_SEED, "countdown", split)
         if self._rows is not None:
             return list(islice(self._mixed(seed, taken), size))
-        streams = self._streams(seed, taken)
-        parts = apportion(self._kinds, size)
+        kinds = self._kinds(split)
+        streams = self._streams(kinds, seed, taken)
+        parts = apportion(kinds, size)
         drawn = [puzzle for kind in parts for puzzle in islice(streams[kind], parts[kind])]
         random.Random(seed).shuffle(drawn)
         return drawn
@@ -134,28 +136,30 @@ class FixedPuzzles:
             order = random.Random(seed).sample(self._rows, len(self._rows))
             yield from _different(iter(order), set(taken))
             return
-        streams = self._streams(seed, taken)
-        for kind in in_proportion(self._kinds):
+        kinds = self._kinds("train")
+        streams = self._streams(kinds, seed, taken)
+        for kind in in_proportion(kinds):
             puzzle = next(streams[kind], None)
             if puzzle is None:
                 return
             yield puzzle
 
-    @cached_property
-    def _kinds(self) -> dict[Kind, float]:
-        """The kinds of puzzles that are mixed, with their weights."""
+    def _kinds(self, split: Split) -> dict[Kind, float]:
+        """Return the kinds of puzzles that are mixed in a split, with their weights."""
         kinds: dict[Kind, float] = {}
-        for count, weight in self._options.counts.items():
+        for count, weight in self._options.counts_of(split).items():
             operators = self._options.pair_operators if count == 2 else None
             total = sum(operators.values()) if operators else 1.0
             for operator, share in (operators or {self._options.operators: 1.0}).items():
                 kinds[count, operator] = weight * share / total
         return kinds
 
-    def _streams(self, seed: int, taken: set[Key]) -> dict[Kind, Iterator[Puzzle]]:
+    def _streams(
+        self, kinds: Iterable[Kind], seed: int, taken: set[Key]
+    ) -> dict[Kind, Iterator[Puzzle]]:
         """Return the puzzles of each kind that are not taken; no two of all of them are alike."""
         seen = set(taken)
-        return {kind: _different(self._of_kind(kind, seed), seen) for kind in self._kinds}
+        return {kind: _different(self._of_kind(kind, seed), seen) for kind in kinds}
 
     def _of_kind(self, kind: Kind, seed: int) -> Iterator[Puzzle | None]:
         options, (count, operators) = self._options, kind
