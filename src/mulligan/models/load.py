@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mulligan.errors import MulliganError
+from mulligan.models.heap import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +82,8 @@ def load_model(
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load a causal language model in evaluation mode, and its tokenizer.
 
+    From the first one on a CPU on, the process keeps memory that it frees (`mulligan.models.heap`).
+
     Args:
         name: Hub id, folder, or ``smollm2-135m``; a folder may hold a LoRA adapter alone, which is
             merged into its base.
@@ -96,6 +99,8 @@ def load_model(
 
     weights = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     place = pick_device(device)
+    if torch.device(place).type == "cpu":
+        keep_freed_memory()
     adapter = _adapter_folder(name)
     whole = name if adapter is None else base or _base_of(adapter)
     speaks = adapter is None or (adapter / "tokenizer_config.json").is_file()

@@ -3,7 +3,7 @@
 Weights, gradients and optimiser are counted exactly. Activations and caches are counted by what the
 layers of a transformer with gated MLPs keep for the backward pass, in bytes per token; the rest of
 the arithmetic (one layer's scores, buffers of the allocator) is small beside it, on a CPU only
-because gradient checkpointing keeps large blocks out of the C library's heap (``trainer/heap.py``).
+because gradient checkpointing keeps large blocks out of the C library's heap (``models/heap.py``).
 Checked against the measured peak of the 135M model (``tests/models/test_memory.py``).
 """
 

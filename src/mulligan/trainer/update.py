@@ -13,11 +13,11 @@ from mulligan.config import Recipe
 from mulligan.errors import MulliganError
 from mulligan.logprobs.packing import PromptGroup
 from mulligan.logprobs.shared_prompt import GroupScorer
+from mulligan.models.heap import map_large_blocks
 from mulligan.models.policies import Policy
 from mulligan.objectives.base import Loss, Scores
 from mulligan.objectives.spans import by_prompt
 from mulligan.trainer.distributed import ALONE, Processes
-from mulligan.trainer.heap import map_large_blocks
 from mulligan.trainer.optimizer import PolicyOptimizer, Update
 from mulligan.types import ScoredGroup, Span
 
