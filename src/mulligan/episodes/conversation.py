@@ -83,9 +83,10 @@ class Conversations:
         """Return the prompt of a retry; ``said`` is (failed answer, reflection) pairs in order."""
         return self._converse(problem, self._in_turn(problem, said))
 
-    def retry_without_reflection(self, problem: Problem, answer: Completion) -> TokenIds:
-        """Return the prompt of a control: the problem again, right after the failed answer."""
-        return self._converse(problem, [(answer, self._question_again(problem))])
+    def retry_without_reflection(self, problem: Problem, *answers: Completion) -> TokenIds:
+        """Return the prompt of a control: the problem again, right after each failed answer."""
+        again = self._question_again(problem)
+        return self._converse(problem, [(answer, again) for answer in answers])
 
     def thought(self, problem: Problem, request: str) -> TokenIds:
         """Return the prompt of a fresh conversation: the problem, and a request to think first."""

@@ -17,18 +17,18 @@ def export_figures(run: Path, folder: Path) -> list[Path]:
     Raises:
         MulliganError: the folder is not a run's, or cannot be written.
     """
-    colours = files("mulligan.report").joinpath("light.css").read_text(encoding="utf-8")
-    style = f"<style>{colours}svg {{ font-family: sans-serif; }}</style>"
     content = read_run(run)
     paths = []
     for drawing in all_figures(content.table, content.metrics, content.warmup, content.dev):
         path = folder / f"{drawing.name}.svg"
-        write_atomically(path, _standing_alone(drawing, style))
+        write_atomically(path, standing_alone(drawing))
         paths.append(path)
     return paths
 
 
-def _standing_alone(drawing: Drawing, style: str) -> str:
-    """Return a figure as a whole SVG document."""
+def standing_alone(drawing: Drawing) -> str:
+    """Return a figure as a whole SVG document, in the page's light colours."""
+    colours = files("mulligan.report").joinpath("light.css").read_text(encoding="utf-8")
+    style = f"<style>{colours}svg {{ font-family: sans-serif; }}</style>"
     attributes, _, body = drawing.svg.removeprefix("<svg ").partition(">")
     return f'<svg xmlns="http://www.w3.org/2000/svg" {attributes}>{style}{body}\n'

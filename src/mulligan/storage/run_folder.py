@@ -79,6 +79,10 @@ class RunFolder:
         """One line per trial, ``before`` or ``after`` training."""
         return self.path / "evaluation" / f"{when}.jsonl"
 
+    def examined(self, question: str) -> Path:
+        """What the run said to a question of ``mulligan examine``."""
+        return self.path / "examined" / f"{question}.json"
+
     @property
     def forgetting(self) -> Path:
         """What the run's model forgot."""

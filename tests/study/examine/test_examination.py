@@ -1,0 +1,58 @@
+"""The command on a finished run, whose models are tiny."""
+
+import json
+import shutil
+
+import pytest
+
+from tiny import run_cli
+
+
+@pytest.fixture(scope="module")
+def copied(tiny_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("examined") / "tiny"
+    shutil.copytree(tiny_run, folder)
+    return folder
+
+
+@pytest.mark.parametrize("question", ["right_answers", "budget", "worth", "reflections"])
+def test_a_finished_run_is_asked_and_what_it_says_is_written_small(copied, question, tmp_path):
+    out = tmp_path / f"{question}.json"
+    outcome = run_cli("examine", question, copied, "--problems", 6, "--out", out)
+    assert outcome.code == 0, outcome.err
+    found, rows = json.loads(out.read_text()), json.loads(out.with_suffix(".rows.json").read_text())
+    assert (found["question"], found["runs"]) == (question, ["tiny"])
+    assert all(q["low"] is None or q["low"] <= q["mean"] <= q["high"] for q in found["quantities"])
+    kept = json.loads((copied / "examined" / f"{question}.json").read_text())
+    assert [list(row) for row in kept["rows"]] == [rows["columns"]] * len(rows["runs"]["tiny"])
+    assert rows["runs"]["tiny"]
+    if question != "reflections":
+        assert {row["when"] for row in kept["rows"]} == {"before", "after"}
+
+    again = run_cli("examine", question, copied, "--problems", 6, "--json")
+    assert json.loads(again.out)["quantities"] == found["quantities"]
+
+
+def test_what_was_asked_of_other_problems_is_not_mixed_in(copied):
+    assert run_cli("examine", "right_answers", copied, "--problems", 6).code == 0
+    outcome = run_cli("examine", "right_answers", copied, "--problems", 5)
+    assert outcome.code == 1
+    assert "holds what 6 problems said, but 5" in " ".join(outcome.err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("wroth",), "did you mean 'worth'?"),
+        (("curve",), "was not evaluated on dev while it trained"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(copied, arguments, says):
+    outcome = run_cli("examine", *arguments, copied)
+    assert outcome.code == 1
+    assert says in " ".join(outcome.err.split())
+
+
+def test_a_run_cannot_count_twice(copied):
+    outcome = run_cli("examine", "worth", copied, copied)
+    assert "ask each run once" in " ".join(outcome.err.split())
