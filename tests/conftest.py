@@ -10,6 +10,18 @@ def pytest_configure(config):
     watch_whole_runs(config)
 
 
+def pytest_collection_modifyitems(items):
+    """What is marked ``gpu`` is skipped, with the reason, where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="PyTorch finds no CUDA device here"))
+
+
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory):
     return make_model_folder(tmp_path_factory.mktemp("models") / "llama", "llama")

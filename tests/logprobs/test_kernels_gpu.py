@@ -16,6 +16,7 @@ RANGES = {
     "prompts": ((300, 45, 64), None),
     "completions": ((20, 1, 7, 33, 150), None),
     "completions on prompts": ((61, 0, 150), (300, 45, 64)),
+    "single tokens on prompts": ((1, 0, 1), (300, 45, 64)),
 }
 FUSED = [VarlenKernel(), BlockKernel(CudaFlashBlock())]
 

@@ -276,11 +276,14 @@ def has_varlen() -> bool:
 
 
 def _varlen_lengths(ranges: Ranges) -> tuple[Tensor, Tensor, int, int]:
-    """Return the cumulative and the largest lengths of queries and keys."""
+    """Return the cumulative and the largest lengths of queries and keys.
+
+    A largest length of 1 would take a decoding path, which expects a query in every range.
+    """
     return (
         ranges.cumulative_queries,
         ranges.cumulative_keys,
-        max(ranges.queries),
+        max(2, *ranges.queries),
         max(ranges.keys),
     )
 
