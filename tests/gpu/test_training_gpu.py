@@ -105,6 +105,7 @@ def test_samples_share_their_prompt_and_have_the_models_log_probs_in_half_precis
             "prompt": 400,
             "train": {"kl_beta": 0, "gradient_checkpointing": True},
         },
+        {"group": 4, "reflection": 48, "prompt": 100, "groups": 6, "train": {"kl_beta": 0}},
         {
             "group": 4,
             "reflection": 128,

@@ -9,8 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from mulligan.config import check_recipe, load_recipe
-from mulligan.models.memory import GIB, Shape, advice, plan_stages
+from mulligan.models.memory import GIB, Demands, Shape, advice, plan_stages
 from mulligan.models.policies import LoraPolicy
+from mulligan.objectives.objective import make_objective
 from tiny import RECIPE
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
@@ -36,13 +37,18 @@ def on_meta(size):
         return AutoModelForCausalLM.from_config(config)
 
 
+def demands_of(recipe):
+    """Those of a task whose problems have 400 tokens."""
+    return Demands(400, reference=make_objective(recipe).loss.needs_reference)
+
+
 def planned(size, recipe, on_cpu=False):
     model = on_meta(size)
     shape, adapter = Shape.of(model), 0
     if recipe.lora:
         policy = LoraPolicy(model, **recipe.lora.model_dump(), base="x", seed=0)
         adapter = sum(each.numel() for each in policy.model.parameters() if each.requires_grad)
-    return plan_stages(shape, recipe, adapter=adapter, on_cpu=on_cpu, prompt_tokens=400)
+    return plan_stages(shape, recipe, demands_of(recipe), adapter=adapter, on_cpu=on_cpu)
 
 
 @pytest.mark.parametrize(("size", "billions"), [("1.5B", 1.54), ("7B", 7.62)])
@@ -66,14 +72,66 @@ def test_training_all_weights_takes_their_known_bytes():
     assert parts["weights cast for the arithmetic"] == 2 * weights  # 24 bytes each in all
 
 
+def parts_of(stage, recipe, on_cpu=False):
+    [found] = [each for each in planned("1.5B", recipe, on_cpu) if each.stage == stage]
+    return dict(found.parts)
+
+
+def with_train(**changes):
+    return check_recipe(RECIPE | {"model": "x", "train": RECIPE["train"] | changes}, "x")
+
+
 def test_groups_that_share_a_pass_are_counted_together():
     def activations(run_format):
-        recipe = check_recipe(RECIPE | {"model": "x"}, "x")
-        stages = planned("1.5B", recipe.model_copy(update={"format": run_format}), on_cpu=True)
-        return dict(stages[1].parts)["activations"]
+        recipe = with_train().model_copy(update={"format": run_format})
+        return parts_of("train", recipe, on_cpu=True)["activations"]
 
-    assert RECIPE["train"]["failures_per_step"] == 3  # of 424 tokens each
+    assert RECIPE["train"]["failures_per_step"] == 3  # of 429 tokens each
     assert activations(2) == 3 * activations(1)
+
+
+def test_a_reflections_prompt_holds_the_failed_answer():
+    recipe = with_train(failures_per_step=1)
+    longer = recipe.generate.model_copy(update={"answer_tokens": 105})
+    tokens = [
+        parts_of("train", each)["activations"]
+        for each in (recipe, recipe.model_copy(update={"generate": longer}))
+    ]
+    assert tokens[1] / tokens[0] == pytest.approx((400 + 105 + 4 * 6) / (400 + 5 + 4 * 6))
+
+
+def test_a_loss_that_needs_a_reference_has_one_without_a_kl_term():
+    assert "reference" not in parts_of("train", with_train())
+    assert "reference" in parts_of("train", with_train(loss="dpo"))
+
+
+def test_a_mean_of_the_weights_is_as_large_as_they_are():
+    parts = parts_of("train", with_train(average_from=0.5))
+    assert parts["mean of the weights"] == parts["weights"]
+
+
+def test_a_warm_up_has_a_plan_of_its_own_without_engine_and_reference():
+    warmup = parts_of("warmup", with_train(kl_beta=0.1))
+    train = parts_of("train", with_train(kl_beta=0.1))
+    assert warmup["optimiser"] == train["optimiser"]
+    assert warmup.keys() == {"weights", "optimiser", "gradients", "activations", "logits"}
+    assert train.keys() - warmup.keys() == {"reference"}  # float32: the engine shares the weights
+    longest = 400 + 2 * 5 + 6  # of a conversation, of which a batch has four
+    assert warmup["activations"] * 3 * 429 == train["activations"] * 4 * longest
+
+
+def test_a_recipe_without_warm_up_plans_none():
+    recipe = check_recipe({k: v for k, v in RECIPE.items() if k != "sft"} | {"model": "x"}, "x")
+    assert [each.stage for each in planned("1.5B", recipe)] == ["collect", "train", "evaluate"]
+
+
+def test_a_control_that_asks_the_untrained_model_needs_both():
+    shape, recipe = Shape.of(on_meta("1.5B")), with_train()
+    alone, both = (
+        plan_stages(shape, recipe, Demands(400, False, untrained), adapter=0, on_cpu=False)[-1]
+        for untrained in (False, True)
+    )
+    assert both.total - alone.total == 4 * shape.parameters
 
 
 @pytest.mark.parametrize(
@@ -98,7 +156,7 @@ def test_a_recipe_for_a_card_fits_it_by_the_plan(recipe, size, gib):
 def test_settings_that_save_are_named_the_most_saving_first():
     recipe = load_recipe(RECIPES / "paper_countdown.yaml")
     shape = Shape.of(on_meta("7B"))
-    settings = advice(shape, recipe, too_much=GIB)
+    settings = advice(shape, recipe, demands_of(recipe), too_much=GIB)
     assert settings[0].startswith("lora=")
     assert settings[1] == "train.optimizer=adamw_8bit"
     assert "train.gradient_checkpointing=true" in settings
@@ -114,13 +172,16 @@ SETTINGS = [
         "prompt": 400,
         "train": {"kl_beta": 0, "gradient_checkpointing": True},
     },
+    {"group": 4, "reflection": 48, "prompt": 100, "groups": 6, "train": {"kl_beta": 0}},
     {"group": 4, "reflection": 128, "prompt": 200, "lora": {"rank": 16, "alpha": 32}, "train": {}},
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    "setting", SETTINGS, ids=["small", "large", "checkpointing", "several groups", "lora"]
+)
 def test_the_plan_is_within_15_percent_of_the_measured_peak(setting):
     done = subprocess.run(
         [sys.executable, str(MEASURE), json.dumps(setting)],

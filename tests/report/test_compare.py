@@ -25,7 +25,7 @@ def runs(tiny_run, tmp_path):
 
 
 def test_the_difference_is_paired_over_the_problems_that_both_tried(runs):
-    made = compare(runs)
+    made = compare([run.path for run in runs])
 
     row = next(row for row in made.rows if row.title == "First try")
     first, second = row.cells
@@ -40,7 +40,7 @@ def test_runs_of_different_problems_cannot_be_paired(runs):
     second.evaluation("after").write_text(text)
 
     with pytest.raises(MulliganError, match="different problems"):
-        compare(runs)
+        compare([run.path for run in runs])
 
 
 def test_a_run_that_is_not_evaluated_yet_is_named(runs):
@@ -59,3 +59,12 @@ def test_the_command_prints_the_table_and_json(runs):
     assert "Paired trials: 10 with second." in printed.out
     as_json = json.loads(run_cli("compare", runs[0].path, runs[1].path, "--json").out)
     assert as_json["names"] == ["first", "second"]
+
+
+def test_files_of_rows_give_the_same_comparison(runs, tmp_path):
+    files = [tmp_path / f"{run.path.name}.json" for run in runs]
+    for run, file in zip(runs, files, strict=True):
+        assert run_cli("report", run.path, "--rows", file).code == 0
+    found = run_cli("compare", *files)
+    assert found.code == 0, found.err
+    assert found.out == run_cli("compare", runs[0].path, runs[1].path).out

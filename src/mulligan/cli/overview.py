@@ -92,7 +92,9 @@ def runs(folder: Folder = Path("runs"), as_json: Json = False) -> None:
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="A run.", metavar="RUN")],
+    first: Annotated[
+        Path, typer.Argument(help="A run, or a file of its rows (.json).", metavar="RUN")
+    ],
     others: Annotated[
         list[Path], typer.Argument(help="Runs to compare with it.", metavar="RUN...")
     ],
@@ -102,7 +104,12 @@ def compare(
     from mulligan.report.compare import compare as compare_runs
     from mulligan.report.compare import print_comparison
 
-    compared = compare_runs([find_run(each, None, Path("runs"))[1] for each in (first, *others)])
+    compared = compare_runs(
+        [
+            each if each.suffix == ".json" else find_run(each, None, Path("runs"))[1].path
+            for each in (first, *others)
+        ]
+    )
     if as_json:
         print_json(asdict(compared))
     else:

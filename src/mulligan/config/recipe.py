@@ -283,7 +283,7 @@ class Train(Section):
     optimizer: OptimizerKind = "adamw"
     """``adamw_8bit`` needs bitsandbytes and takes 6 bytes per trained weight less."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of keeping them."""
+    """Recompute activations in the backward pass instead of keeping them; in the warm-up too."""
     reference_dtype: Dtype = "float32"
     """Precision of the reference's weights; with LoRA the reference needs none of its own."""
     checkpoint_every: PositiveInt = 10

@@ -10,7 +10,7 @@ Checked against the measured peak of the 135M model (``tests/models/test_memory.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mulligan.config import LocalEngine, Recipe
+from mulligan.config import LocalEngine, OptimizerKind, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,27 +88,48 @@ class StageMemory:
         return sum(size for _, size in self.parts)
 
 
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """What a recipe needs by choices that are explained elsewhere: task, loss, controls."""
+
+    prompt_tokens: int
+    """Of a problem, as the model reads it."""
+    reference: bool
+    """Whether the loss compares with the policy as it was at first."""
+    untrained: bool = False
+    """Whether a control asks the model as it was, beside the trained one."""
+
+
 def plan_stages(
-    shape: Shape, recipe: Recipe, *, adapter: int, on_cpu: bool, prompt_tokens: int
+    shape: Shape, recipe: Recipe, demands: Demands, *, adapter: int, on_cpu: bool
 ) -> list[StageMemory]:
     """Return what each stage that needs the device takes at its peak.
+
+    Tokens are counted as the method trains them (``train.learn=reflection``), each completion as
+    long as it may be.
 
     Args:
         shape: of the model.
         recipe: of the run.
+        demands: what it needs besides.
         adapter: weights of the LoRA adapter; 0 where all weights are trained.
         on_cpu: whether the device is a CPU, whose engine lays bf16 weights out anew.
-        prompt_tokens: of a problem, as the model reads it.
     """
     width = 2 if recipe.dtype == "bfloat16" else 4
-    generating = _generating(shape, recipe, width, on_cpu, loaded=width)
-    caches = _caches(shape, recipe, width, prompt_tokens)
-    idle = [("model", width * shape.parameters), *generating, ("caches", caches)]
-    return [
-        StageMemory("collect", tuple(idle)),
-        _train_memory(shape, recipe, adapter, width, on_cpu, caches, prompt_tokens),
-        StageMemory("evaluate", tuple(idle)),
+    model = [
+        ("model", width * shape.parameters),
+        *_generating(shape, recipe, width, on_cpu, loaded=width),
     ]
+    caches = [("caches", _caches(shape, recipe, width, demands.prompt_tokens))]
+    before = [("model before training", sum(size for _, size in model))]
+    stages = [
+        StageMemory("collect", (*model, *caches)),
+        _train_memory(shape, recipe, demands, adapter, on_cpu),
+        StageMemory("evaluate", (*model, *(before if demands.untrained else ()), *caches)),
+    ]
+    if recipe.sft is None:
+        return stages
+    return [_warm_up_memory(shape, recipe, demands, adapter, on_cpu), *stages]
 
 
 def _generating(
@@ -124,56 +145,86 @@ def _generating(
 def _caches(shape: Shape, recipe: Recipe, width: int, prompt_tokens: int) -> int:
     """Return keys and values of the rows that generate together, within the engine's bound."""
     generate = recipe.generate
-    longest = prompt_tokens + 2 * generate.answer_tokens + generate.reflection_tokens
     rows = max(generate.problems_at_once, recipe.train.failures_per_step * recipe.train.group_size)
+    longest = _longest_conversation(recipe, prompt_tokens)
     wanted = rows * longest * 2 * shape.layers * shape.keys * width
     if not isinstance(recipe.engine, LocalEngine):
         return 0
     return min(wanted, int(recipe.engine.memory_gib * GIB))
 
 
-def _train_memory(
-    shape: Shape,
-    recipe: Recipe,
-    adapter: int,
-    width: int,
-    on_cpu: bool,
-    caches: int,
-    prompt_tokens: int,
+def _longest_conversation(recipe: Recipe, prompt_tokens: int) -> int:
+    return prompt_tokens + 2 * recipe.generate.answer_tokens + recipe.generate.reflection_tokens
+
+
+def _warm_up_memory(
+    shape: Shape, recipe: Recipe, demands: Demands, adapter: int, on_cpu: bool
 ) -> StageMemory:
-    train = recipe.train
-    trained = adapter or shape.parameters
-    loaded = width if adapter else 4
-    parts = [("weights", loaded * shape.parameters + 4 * adapter)]
-    parts += [("optimiser", (2 if train.optimizer == "adamw_8bit" else 8) * trained)]
-    if train.kl_beta > 0 and not adapter:
+    """Return what supervised training takes: no engine, no reference, AdamW in full precision."""
+    assert recipe.sft is not None
+    longest = _longest_conversation(recipe, demands.prompt_tokens)
+    tokens = min(recipe.sft.batch * longest, max(recipe.train.tokens_at_once, longest))
+    averaged = recipe.sft.average_from is not None
+    trained = _trained(shape, recipe, adapter, "adamw", averaged)
+    return StageMemory("warmup", (*trained, *_update(shape, recipe, adapter, on_cpu, tokens)))
+
+
+def _train_memory(
+    shape: Shape, recipe: Recipe, demands: Demands, adapter: int, on_cpu: bool
+) -> StageMemory:
+    train, width = recipe.train, 2 if recipe.dtype == "bfloat16" else 4
+    averaged = train.average_from is not None
+    parts = _trained(shape, recipe, adapter, train.optimizer, averaged)
+    if demands.reference and not adapter:
         each = 2 if train.reference_dtype == "bfloat16" else 4
         parts.append(("reference", each * shape.parameters))
-    parts += _generating(shape, recipe, width, on_cpu, loaded)
-    tokens = _tokens_of_a_pass(recipe, "cpu" if on_cpu else "cuda", prompt_tokens)
-    update = [("gradients", 4 * trained)]
-    if width == 2:
-        cast = adapter if adapter else shape.parameters
-        update.append(("weights cast for the arithmetic", 2 * cast))
-    update += [
-        (
-            "activations",
-            tokens
-            * activation_bytes(shape, width, train.gradient_checkpointing, adapted=adapter > 0),
-        ),
-        ("logits", 3 * 4 * logits_at_once("cpu" if on_cpu else "cuda")),
-    ]
+    parts += _generating(shape, recipe, width, on_cpu, loaded=width if adapter else 4)
+    tokens = _tokens_of_a_pass(recipe, "cpu" if on_cpu else "cuda", demands.prompt_tokens)
+    update = _update(shape, recipe, adapter, on_cpu, tokens)
     # The engine's caches are dropped before the update, so the larger of the two counts.
+    caches = _caches(shape, recipe, width, demands.prompt_tokens)
     if caches > sum(size for _, size in update):
         update = [("caches", caches)]
     return StageMemory("train", (*parts, *update))
 
 
+def _trained(
+    shape: Shape, recipe: Recipe, adapter: int, optimizer: OptimizerKind, averaged: bool
+) -> list[tuple[str, int]]:
+    """Return the weights in training, and what the optimiser keeps of them."""
+    loaded = 2 if adapter and recipe.dtype == "bfloat16" else 4
+    trained = adapter or shape.parameters
+    parts = [
+        ("weights", loaded * shape.parameters + 4 * adapter),
+        ("optimiser", (2 if optimizer == "adamw_8bit" else 8) * trained),
+    ]
+    return [*parts, ("mean of the weights", 4 * trained)] if averaged else parts
+
+
+def _update(
+    shape: Shape, recipe: Recipe, adapter: int, on_cpu: bool, tokens: int
+) -> list[tuple[str, int]]:
+    """Return what an optimiser step takes on forwards of so many tokens."""
+    width = 2 if recipe.dtype == "bfloat16" else 4
+    trained = adapter or shape.parameters
+    per_token = activation_bytes(
+        shape, width, recipe.train.gradient_checkpointing, adapted=adapter > 0
+    )
+    cast = [("weights cast for the arithmetic", 2 * trained)] if width == 2 else []
+    return [
+        ("gradients", 4 * trained),
+        *cast,
+        ("activations", tokens * per_token),
+        ("logits", 3 * 4 * logits_at_once("cpu" if on_cpu else "cuda")),
+    ]
+
+
 def _tokens_of_a_pass(recipe: Recipe, device_type: str, prompt_tokens: int) -> int:
     """Return the tokens of a training forward: those of a group, or of several small ones."""
-    train = recipe.train
-    group = prompt_tokens + train.group_size * recipe.generate.reflection_tokens
-    alone = min(group, max(train.tokens_at_once, prompt_tokens))
+    train, generate = recipe.train, recipe.generate
+    prompt = prompt_tokens + generate.answer_tokens  # a reflection follows the failed answer
+    group = prompt + train.group_size * generate.reflection_tokens
+    alone = min(group, max(train.tokens_at_once, prompt + generate.reflection_tokens))
     if not recipe.groups_share_a_pass:
         return alone
     together = min(
@@ -205,14 +256,14 @@ def activation_bytes(shape: Shape, width: int, twice: bool, *, adapted: bool) ->
     return shape.layers * inside
 
 
-def advice(shape: Shape, recipe: Recipe, too_much: int) -> list[str]:
+def advice(shape: Shape, recipe: Recipe, demands: Demands, too_much: int) -> list[str]:
     """Return settings that would save memory, the most first, for a plan that is too large."""
     train, saves = recipe.train, list[tuple[int, str]]()
     if recipe.lora is None:
         saves.append((13 * shape.parameters, "lora={rank: 32, alpha: 64}"))
         if train.optimizer == "adamw":
             saves.append((6 * shape.parameters, "train.optimizer=adamw_8bit"))
-        if train.kl_beta > 0 and train.reference_dtype == "float32":
+        if demands.reference and train.reference_dtype == "float32":
             saves.append((2 * shape.parameters, "train.reference_dtype=bfloat16"))
     if not train.gradient_checkpointing:
         saves.append((too_much, "train.gradient_checkpointing=true"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from mulligan.errors import MulliganError
 from mulligan.evaluation.results import compute
+from mulligan.evaluation.rows import read_rows
 from mulligan.evaluation.scores import SCORE_TITLES
 from mulligan.evaluation.tables import Cell, Difference, Table
 from mulligan.evaluation.trials import COLUMNS, TITLES, open_trials
@@ -49,25 +51,28 @@ class Comparison:
     rows: tuple[ComparedRow, ...]
 
 
-def compare(runs: Sequence[RunFolder]) -> Comparison:
+def compare(targets: Sequence[Path]) -> Comparison:
     """Compare runs after training on the problems that they share with the first one.
+
+    Args:
+        targets: folders of runs, or files of their rows.
 
     Raises:
         MulliganError: a run is not evaluated after training, or shares no problem with the first.
     """
-    trials = [_after(run) for run in runs]
+    names, trials = zip(*map(_after, targets), strict=True)
     first, *others = trials
     shared = [_shared(first, other) for other in others]
-    for run, count in zip(runs[1:], shared, strict=True):
+    for target, count in zip(targets[1:], shared, strict=True):
         if not count:
             raise MulliganError(
-                f"{runs[0].path} and {run.path} were evaluated on different problems, so they "
+                f"{targets[0]} and {target} were evaluated on different problems, so they "
                 "cannot be paired. Give both the same task, task options and evaluation."
             )
     alone = [compute({"before": (), "after": each}) for each in trials]
     paired = [compute({"before": first, "after": other}) for other in others]
     return Comparison(
-        names=tuple(run.path.resolve().name for run in runs),
+        names=names,
         shared=tuple(shared),
         rows=tuple(_rows(alone, paired)),
     )
@@ -94,14 +99,22 @@ def print_comparison(made: Comparison, console: Console) -> None:
     console.print(Text(f"Paired trials: {visible(pairs)}."))
 
 
-def _after(run: RunFolder) -> Sequence[Trial]:
-    path = run.evaluation("after")
-    if not path.exists():
+def _after(target: Path) -> tuple[str, Sequence[Trial]]:
+    """Return the name of a run, and its trials after training."""
+    if target.is_file():
+        rows = read_rows(target)
+        name, trials = rows.run, rows.trials["after"]
+    else:
+        name, path = target.resolve().name, RunFolder(target).evaluation("after")
+        trials = ()
+        if path.exists():
+            with open_trials(path) as log:
+                trials = tuple(log)
+    if not trials:
         raise MulliganError(
-            f"{run.path} is not evaluated after training yet: `mulligan evaluate {run.path}`."
+            f"{target} is not evaluated after training yet: `mulligan evaluate {target}`."
         )
-    with open_trials(path) as log:
-        return tuple(log)
+    return name, trials
 
 
 def _shared(first: Sequence[Trial], other: Sequence[Trial]) -> int:

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from mulligan.config import Recipe
+from mulligan.evaluation.controls import controls_of
 from mulligan.models.load import load_config, pick_device
-from mulligan.models.memory import GIB, Shape, StageMemory, advice, plan_stages
+from mulligan.models.memory import GIB, Demands, Shape, StageMemory, advice, plan_stages
+from mulligan.objectives.objective import make_objective
 
 PROMPT_TOKENS = 400
 """Of a problem, where the task has not been asked: a question with its tools."""
@@ -45,11 +47,17 @@ def make_plan(
         prompt_tokens: of a problem, as the model reads it.
 
     Raises:
-        MulliganError: there is no such model or device.
+        MulliganError: there is no such model or device, or the recipe asks for a reward, loss or
+            control that there is not.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    demands = Demands(
+        prompt_tokens,
+        reference=make_objective(recipe).loss.needs_reference,
+        untrained=any(each.needs_untrained for each in controls_of(recipe.evaluate)),
+    )
     place = "cuda" if gib is not None else pick_device(recipe.device)
     available = int(gib * GIB) if gib is not None else _memory_of(place)
     config = load_config(recipe.model)
@@ -57,9 +65,7 @@ def make_plan(
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     shape = Shape.of(model)
     adapter = _adapter_weights(model, recipe)
-    stages = plan_stages(
-        shape, recipe, adapter=adapter, on_cpu=place == "cpu", prompt_tokens=prompt_tokens
-    )
+    stages = plan_stages(shape, recipe, demands, adapter=adapter, on_cpu=place == "cpu")
     over = max(stage.total for stage in stages) - (available or 0)
     return Plan(
         place,
@@ -67,7 +73,7 @@ def make_plan(
         shape.parameters,
         adapter or shape.parameters,
         tuple(stages),
-        tuple(advice(shape, recipe, over)) if available is not None and over > 0 else (),
+        tuple(advice(shape, recipe, demands, over)) if available is not None and over > 0 else (),
     )
 
 

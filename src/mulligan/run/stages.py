@@ -65,6 +65,7 @@ class Stage:
 def warm_up_stage(session: Session) -> None:
     """Teach the model the form of the task by supervised training, where the recipe has it."""
     from mulligan.trainer.sft import fine_tune
+    from mulligan.trainer.update import compute_activations_twice
 
     recipe, settings = session.recipe, session.recipe.sft
     problems = reported_problems(session) or session.problems("train", recipe.collect.problems)
@@ -83,6 +84,8 @@ def warm_up_stage(session: Session) -> None:
         )
     model, tokenizer = session.load(recipe.model, to_train=True)
     policy = session.policy(model)
+    if recipe.train.gradient_checkpointing:
+        compute_activations_twice(policy.model)
     seed = derive_seed(recipe.seed_of("sft"), "demonstrations")
     demonstrations = list(session.task.demonstrations(settings.examples, seed))
     with (

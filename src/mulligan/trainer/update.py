@@ -244,9 +244,7 @@ def make_updater(
     """
     settings, asked = recipe.train, recipe.train.importance_weights
     if settings.gradient_checkpointing:
-        _compute_activations_twice(policy.model)
-        if policy.model.device.type == "cpu":
-            map_large_blocks()
+        compute_activations_twice(policy.model)
     scored_by = partial(GroupScorer, max_tokens=settings.tokens_at_once, agree=processes.agree)
     scorer = scored_by(policy.model)
     reference = None
@@ -281,7 +279,10 @@ def make_updater(
     )
 
 
-def _compute_activations_twice(model: PreTrainedModel) -> None:
+def compute_activations_twice(model: PreTrainedModel) -> None:
+    """Have a model compute activations again in the backward pass, instead of keeping them."""
     newer = getattr(model, "activation_checkpointing_enable", None)
     enable: Callable[..., None] = newer or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+    if model.device.type == "cpu":
+        map_large_blocks()

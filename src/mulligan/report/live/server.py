@@ -157,7 +157,7 @@ def _add_data(app: FastAPI, folder: Path, is_closing: Callable[[], bool]) -> Non
 
     @app.get("/api/compare")
     def compared(run: Annotated[list[str], Query(min_length=2, max_length=8)]) -> dict[str, Any]:
-        return comparison_as_json(compare([_run_in(folder, name) for name in run]))
+        return comparison_as_json(compare([_run_in(folder, name).path for name in run]))
 
 
 async def _events(
