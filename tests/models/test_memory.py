@@ -100,6 +100,12 @@ def test_a_reflections_prompt_holds_the_failed_answer():
     assert tokens[1] / tokens[0] == pytest.approx((400 + 105 + 4 * 6) / (400 + 5 + 4 * 6))
 
 
+def test_logits_are_those_of_a_slice_or_of_all_tokens_where_they_are_fewer():
+    few = with_train(failures_per_step=1)
+    assert parts_of("train", few)["logits"] == 3 * 4 * 429 * 151936
+    assert parts_of("train", few, on_cpu=True)["logits"] == 3 * 4 * 2**22
+
+
 def test_a_loss_that_needs_a_reference_has_one_without_a_kl_term():
     assert "reference" not in parts_of("train", with_train())
     assert "reference" in parts_of("train", with_train(loss="dpo"))

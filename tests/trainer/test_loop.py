@@ -470,3 +470,24 @@ def test_a_mismatch_with_log_probs_that_an_engine_does_not_give_is_unknown_rathe
     recipe = ["train.steps=1", "train.importance_weights=false"]
     bench.train("silent", *recipe, engine=Silent)
     assert bench.metrics("silent")[0]["logprob_mismatch"] is None
+
+
+def test_the_engines_caches_are_dropped_before_the_weights_change(bench, monkeypatch):
+    happened = []
+
+    def noted(name, method):
+        def call(*arguments, **named):
+            happened.append(name)
+            return method(*arguments, **named)
+
+        return call
+
+    for owner, name in (
+        (LocalEngine, "generate"),
+        (LocalEngine, "reset_cache"),
+        (PolicyOptimizer, "step"),
+    ):
+        monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
+    bench.train("caches", "train.steps=2")
+    before = [happened[at - 1] for at, name in enumerate(happened) if name == "step"]
+    assert before == ["reset_cache"] * 2

@@ -6,6 +6,7 @@ from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
 from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.models.load import load_model
+from mulligan.trainer import update
 from mulligan.trainer.sft import Lesson, batch_losses, common_prefix, fine_tune, lessons_of
 from mulligan.types import Demonstration, Problem
 from parity_task import Parity
@@ -167,3 +168,20 @@ def test_demonstrations_have_no_verdict_that_the_model_could_be_told(tiny_llama,
     outcome = run_cli("warmup", recipe, "--runs", tmp_path)
     assert outcome.code == 1
     assert "have no verdicts" in " ".join(outcome.err.split())
+
+
+def test_a_warm_up_computes_activations_again_where_the_recipe_says_so(
+    tiny_llama, tmp_path, monkeypatch
+):
+    asked, real = [], update.compute_activations_twice
+    monkeypatch.setattr(
+        update, "compute_activations_twice", lambda model: (asked.append(model), real(model))
+    )
+    recipe, weights = write_recipe(tmp_path, tiny_llama), []
+    for name, twice in (("kept", "false"), ("again", "true")):
+        settings = f"name={name}", f"train.gradient_checkpointing={twice}"
+        outcome = run_cli("warmup", recipe, *settings, "--runs", tmp_path)
+        assert outcome.code == 0, outcome.err
+        weights.append((tmp_path / name / "warmed_up" / "model.safetensors").read_bytes())
+    assert len(asked) == 1
+    assert weights[0] == weights[1]

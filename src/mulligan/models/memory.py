@@ -211,11 +211,12 @@ def _update(
         shape, width, recipe.train.gradient_checkpointing, adapted=adapter > 0
     )
     cast = [("weights cast for the arithmetic", 2 * trained)] if width == 2 else []
+    logits = min(logits_at_once("cpu" if on_cpu else "cuda"), tokens * shape.head // shape.hidden)
     return [
         ("gradients", 4 * trained),
         *cast,
         ("activations", tokens * per_token),
-        ("logits", 3 * 4 * logits_at_once("cpu" if on_cpu else "cuda")),
+        ("logits", 3 * 4 * logits),
     ]
 
 
