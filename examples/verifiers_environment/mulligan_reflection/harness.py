@@ -31,7 +31,9 @@ class OneCompletion(vf.Harness[vf.HarnessConfig]):
         The client repeats requests that fail in passing; what fails for good is the rollout's.
         """
         del trace, runtime, mcp_urls
-        request: dict[str, Any] = {"messages": [message_to_wire(message) for message in data.prompt]}
+        request: dict[str, Any] = {
+            "messages": [message_to_wire(message) for message in data.prompt]
+        }
         if data.tools:
             request["tools"] = data.tools
         try:
