@@ -48,6 +48,15 @@ def test_temperature_zero_takes_the_most_likely_token_with_the_models_own_logpro
     torch.testing.assert_close(logprobs, logits.log_softmax(-1).amax(-1))
 
 
+@pytest.mark.parametrize("vocabulary", [1, 127, 128, 300])
+def test_of_equally_likely_tokens_temperature_zero_takes_the_first(vocabulary):
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randint(-9, -5, (200, vocabulary), generator=generator).bfloat16()
+    tokens, _ = draw(logits, 0.0, torch.zeros(200, dtype=torch.float64))
+    firsts = [row.index(max(row)) for row in logits.tolist()]
+    assert tokens.tolist() == firsts
+
+
 def test_half_precision_logits_are_summed_in_full_precision():
     logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(2)).bfloat16()
     tokens, logprobs = draw(logits, 1.0, torch.tensor([0.1, 0.5, 0.9]).double())
