@@ -49,6 +49,33 @@ def test_full_logits_exist_neither_forward_nor_backward(monkeypatch):
     assert seen.largest < tokens * vocabulary / 30
 
 
+@pytest.mark.parametrize("kept", [0, 9 * 25, 9 * 60, 9 * 101])
+def test_logits_that_are_kept_give_the_bits_of_those_computed_again(kept, monkeypatch):
+    monkeypatch.setattr(head_module, "logits_at_once", lambda device: 9 * 20)  # six slices
+    computed, compute = [], head_module._logits
+    monkeypatch.setattr(head_module, "_logits", lambda *each: computed.append(1) or compute(*each))
+    torch.manual_seed(0)
+    head = nn.Linear(16, 101).bfloat16()
+    hidden = (3 * torch.randn(9, 16)).bfloat16().requires_grad_()
+    results = []
+    for room in (0, kept):
+        monkeypatch.setattr(head_module, "logits_kept", lambda device, room=room: room)
+        computed.clear()
+        values = token_logprobs(hidden, head, torch.arange(0, 90, 10), LogitShape(0.5, 3.0, 0.9))
+        results.append([values, *torch.autograd.grad(values.sum(), [hidden, *head.parameters()])])
+    assert len(computed) == 6 + 6 - (kept // (9 * 20) if kept < 9 * 101 else 6)
+    for again, known in zip(*results, strict=True):
+        assert torch.equal(again, known)
+
+
+def test_logits_of_float32_and_those_without_a_backward_are_not_kept(monkeypatch):
+    monkeypatch.setattr(head_module, "logits_kept", lambda device: pytest.fail("asked"))
+    head, targets = nn.Linear(4, 7), torch.tensor([0, 6])
+    token_logprobs(torch.randn(2, 4, requires_grad=True), head, targets, LogitShape())
+    with torch.no_grad():
+        token_logprobs(torch.randn(2, 4).bfloat16(), head.bfloat16(), targets, LogitShape())
+
+
 def test_logits_of_a_thousand_nats_overflow_nothing():
     head = nn.Linear(1, 3, bias=False)
     head.weight.data = torch.tensor([[1000.0], [-1000.0], [999.0]])

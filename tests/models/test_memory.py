@@ -106,6 +106,12 @@ def test_logits_are_those_of_a_slice_or_of_all_tokens_where_they_are_fewer():
     assert parts_of("train", few, on_cpu=True)["logits"] == 3 * 4 * 2**22
 
 
+@pytest.mark.parametrize(("on_cpu", "kept"), [(True, 2 * 2**26), (False, 0)])
+def test_logits_that_are_kept_for_the_backward_are_counted(on_cpu, kept):
+    recipe = check_recipe(RECIPE | {"model": "x", "dtype": "bfloat16"}, "x")
+    assert parts_of("train", recipe, on_cpu)["logits kept for the backward"] == kept
+
+
 def test_a_loss_that_needs_a_reference_has_one_without_a_kl_term():
     assert "reference" not in parts_of("train", with_train())
     assert "reference" in parts_of("train", with_train(loss="dpo"))

@@ -1,8 +1,9 @@
 """The vocabulary head, a slice of the vocabulary at a time.
 
-What it saves: full logits never exist, neither forward nor backward. A slice's logits are computed,
-reduced to a running log-sum-exp, and computed again in the backward. Slicing the vocabulary rather
-than the tokens writes every row of the weight's gradient once, at the matrix product's own
+What it saves: full logits never exist in fp32, neither forward nor backward. A slice's logits are
+computed, reduced to a running log-sum-exp, and computed again in the backward; a CPU keeps those of
+half precision instead, as far as they take little memory (`logits_kept`). Slicing the vocabulary
+rather than the tokens writes every row of the weight's gradient once, at the matrix product's own
 precision, with nothing to accumulate.
 """
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mulligan.models.memory import logits_at_once
+from mulligan.models.memory import logits_at_once, logits_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +66,32 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> Tensor:
         lse_N = hidden_ND.new_full(targets_N.shape, -torch.inf, dtype=torch.float32)
         chosen_N = torch.zeros_like(lse_N)
+        keeps = ctx.needs_input_grad[0] and hidden_ND.dtype != torch.float32
+        room = logits_kept(hidden_ND.device.type) if keeps else 0
+        kept: list[Tensor] = []
         for rows in _slices(hidden_ND, weight_VD):
-            shaped = shape.apply(_logits(hidden_ND, weight_VD, bias_V, rows))
+            logits = _logits(hidden_ND, weight_VD, bias_V, rows)
+            if rows.stop * len(hidden_ND) <= room:
+                kept.append(logits)
+            shaped = shape.apply(logits)
             place_N, inside_N = _locate(targets_N, rows)
             found_N = shaped.gather(1, place_N.unsqueeze(1)).squeeze(1)
             chosen_N = torch.where(inside_N, found_N, chosen_N)
             lse_N = torch.logaddexp(lse_N, torch.logsumexp(shaped, dim=1))
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N, lse_N)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N, lse_N, *kept)
         ctx.shape = shape
         return chosen_N - lse_N
 
     @staticmethod
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_ND, weight_VD, bias_V, targets_N, lse_N = ctx.saved_tensors
+        hidden_ND, weight_VD, bias_V, targets_N, lse_N, *kept = ctx.saved_tensors
         grad_hidden = torch.zeros_like(hidden_ND, dtype=torch.float32)
         grad_weight = torch.empty_like(weight_VD) if ctx.needs_input_grad[1] else None
         grad_bias = torch.empty_like(bias_V) if ctx.needs_input_grad[2] else None
-        for rows in _slices(hidden_ND, weight_VD):
-            shaped = ctx.shape.apply(_logits(hidden_ND, weight_VD, bias_V, rows))
+        for number, rows in enumerate(_slices(hidden_ND, weight_VD)):
+            known = number < len(kept)
+            logits = kept[number] if known else _logits(hidden_ND, weight_VD, bias_V, rows)
+            shaped = ctx.shape.apply(logits)
             # d logprob / d shaped = onehot(target) - softmax
             grad = torch.exp(shaped - lse_N.unsqueeze(1)).mul_(-grad_N.unsqueeze(1))
             place_N, inside_N = _locate(targets_N, rows)

@@ -26,6 +26,15 @@ def logits_at_once(device_type: str) -> int:
     return 1 << 22 if device_type == "cpu" else 1 << 26
 
 
+def logits_kept(device_type: str) -> int:
+    """Return how many logits of half precision a pass keeps for its backward: 128 MiB on a CPU.
+
+    They are little beside the activations of as many tokens, and computing them again takes a
+    fourth of the head's operations. A GPU has those to spare, and larger vocabularies.
+    """
+    return 1 << 26 if device_type == "cpu" else 0
+
+
 def tokens_that_fill(device_type: str) -> int:
     """Return up to how many tokens of several groups are worth computing in one pass.
 
@@ -210,14 +219,16 @@ def _update(
     per_token = activation_bytes(
         shape, width, recipe.train.gradient_checkpointing, adapted=adapter > 0
     )
-    cast = [("weights cast for the arithmetic", 2 * trained)] if width == 2 else []
-    logits = min(logits_at_once("cpu" if on_cpu else "cuda"), tokens * shape.head // shape.hidden)
-    return [
+    device, logits = "cpu" if on_cpu else "cuda", tokens * shape.head // shape.hidden
+    parts = [
         ("gradients", 4 * trained),
-        *cast,
         ("activations", tokens * per_token),
-        ("logits", 3 * 4 * logits),
+        ("logits", 3 * 4 * min(logits, logits_at_once(device))),
     ]
+    if width == 2:
+        parts.append(("weights cast for the arithmetic", 2 * trained))
+        parts.append(("logits kept for the backward", 2 * min(logits, logits_kept(device))))
+    return parts
 
 
 def _tokens_of_a_pass(recipe: Recipe, device_type: str, prompt_tokens: int) -> int:
