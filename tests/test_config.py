@@ -285,3 +285,8 @@ def test_an_error_in_the_engines_section_is_placed_as_the_recipe_writes_it(overr
 )
 def test_the_switch_for_controls_of_version_0_1_0_is_read_as_their_names(older, controls):
     assert Evaluate.model_validate({"problems": 3, "controls": older}).controls == controls
+
+
+def test_an_optimizer_that_cannot_be_divided_is_refused_with_shards():
+    with pytest.raises(MulliganError, match="adamw_8bit cannot be divided"):
+        override_recipe(tiny_recipe(), ["train.shard=true", "train.optimizer=adamw_8bit"], "it")

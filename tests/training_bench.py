@@ -6,7 +6,7 @@ from mulligan.episodes.conversation import Conversations
 from mulligan.episodes.failures import FailureStore
 from mulligan.interrupt import StopRequest
 from mulligan.models.load import load_model
-from mulligan.models.policies import FullPolicy
+from mulligan.models.policies import FullPolicy, LoraPolicy
 from mulligan.storage.run_folder import RunFolder
 from mulligan.trainer.distributed import ALONE
 from mulligan.trainer.failure_sources import StoredFailures
@@ -37,7 +37,10 @@ class Bench:
     ):
         """Train into a folder; go on where it has a checkpoint."""
         recipe = override_recipe(tiny_recipe(self.model), overrides, name)
-        policy, tokenizer = load_model(str(self.model), "float32", "cpu")
+        model, tokenizer = load_model(str(self.model), "float32", "cpu")
+        sharded = recipe.train.shard and processes.count > 1
+        generating = load_model(str(self.model), "float32", "cpu")[0] if sharded else model
+        policy = FullPolicy(model)
         speak = Conversations(tokenizer, recipe.prompts.reflect)
         run = RunFolder(self.folder / name)
         run.path.mkdir(exist_ok=True)
@@ -46,11 +49,15 @@ class Bench:
                 for failure in failures(tokenizer, speak):
                     store.append(failure)
         processes.gather(0, int)  # the others read what the first has written
+        generator = engine(generating, tokenizer)
+        if recipe.lora is not None:
+            settings = recipe.lora.model_dump() | {"base": str(self.model), "seed": 1}
+            policy = LoraPolicy(model, **settings)
         with FailureStore(run.failures) as store:
             train(
-                policy=FullPolicy(policy),
+                policy=policy,
                 tokenizer=tokenizer,
-                engine=engine(policy, tokenizer),
+                engine=generator,
                 failures=StoredFailures(
                     store, recipe.seed_of("train"), recipe.train.failures_per_step
                 ),
@@ -64,7 +71,7 @@ class Bench:
                 look=look or (lambda step: Look()),
                 processes=processes,
             )
-        return policy
+        return model
 
     def metrics(self, name):
         return lines(self.folder / name / "metrics.jsonl")

@@ -111,6 +111,13 @@ def train(folder, model, processes):
     return weights, ""
 
 
+def difference(ones, twos, prefix):
+    """The largest difference of the tensors whose names begin so."""
+    names = {name for name in ones if name.startswith(prefix)}
+    assert names == {name for name in twos if name.startswith(prefix)}
+    return max((ones[name] - twos[name]).abs().max().item() for name in names)
+
+
 def path_where_one_objects(processes):
     """The path that a group takes where the check of one process alone fails."""
     scorer = shared_prompt.GroupScorer(make_model("llama"), agree=processes.agree)

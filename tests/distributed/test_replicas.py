@@ -6,7 +6,7 @@ import pytest
 import torch
 from launching import ends, start
 from safetensors.torch import load_file
-from shares import BATCHES, updates
+from shares import BATCHES, difference, updates
 
 from mulligan.interrupt import StoppedEarly
 from mulligan.logprobs.shared_prompt import GroupScorer
@@ -44,15 +44,6 @@ def two(bench, one):
         )
         for rank in (0, 1)
     ]
-
-
-def difference(ones, twos, prefix):
-    """The largest difference of the tensors whose names begin so."""
-    names = [name for name in ones if name.startswith(prefix)]
-    assert names == [name for name in twos if name.startswith(prefix)] or sorted(names) == sorted(
-        name for name in twos if name.startswith(prefix)
-    )
-    return max((ones[name] - twos[name]).abs().max().item() for name in names)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -158,7 +149,9 @@ def test_other_weights_in_one_process_are_named_before_anything_is_saved(two):
         assert said["unequal"].startswith("The weights of process 1 of 2 (pid ")
 
 
-@pytest.mark.parametrize(("killed", "where"), [(1, "in a message"), (0, "at work")])
+@pytest.mark.parametrize(
+    ("killed", "where"), [(1, "in a message"), (1, "in a sharded pass"), (0, "at work")]
+)
 def test_a_process_that_is_killed_ends_the_others_with_its_name(killed, where):
     begun = time.monotonic()
     done = ends(start("dying.py", killed, where), seconds=60)

@@ -16,7 +16,13 @@ from transformers import (
 from mulligan.errors import MulliganError
 from mulligan.models.policies import FullPolicy
 from mulligan.storage.checkpoint import Checkpoints
-from mulligan.trainer.state import TrainingState, load_training_state, save_training_state
+from mulligan.trainer.distributed import ALONE
+from mulligan.trainer.state import (
+    TrainingState,
+    load_training_state,
+    save_training_state,
+    trained_tensors,
+)
 
 
 def tree(folder):
@@ -65,9 +71,11 @@ class Training:
             self.optimizer.zero_grad()
 
     def save(self, folder, step=3):
+        policy = FullPolicy(self.model)
         save_training_state(
             folder,
-            policy=FullPolicy(self.model),
+            ALONE.gathered(trained_tensors(policy, self.optimizer)),
+            policy=policy,
             tokenizer=tokenizer(),
             optimizer=self.optimizer,
             scheduler=self.scheduler,

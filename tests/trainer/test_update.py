@@ -5,6 +5,7 @@ from shares import RAGGED, SETTINGS
 
 from hand_made import make_loss
 from mulligan.config import override_recipe
+from mulligan.errors import MulliganError
 from mulligan.logprobs import shared_prompt
 from mulligan.models.policies import FullPolicy
 from mulligan.trainer.update import make_updater
@@ -85,3 +86,11 @@ def test_several_processes_get_a_pass_each():
     groups = [shared_prompt.PromptGroup((5, 6), [(7, 8)]) for _ in range(6)]
     cut = [updater.scorer.streams(groups, shares=shares) for shares in (1, 2, 3)]
     assert list(map(len, cut)) == [1, 2, 3]
+
+
+def test_a_model_that_only_its_own_forward_can_score_is_refused_with_shards(monkeypatch):
+    updater = make()
+    monkeypatch.setattr("mulligan.trainer.update.has_shards", lambda model: True)
+    monkeypatch.setattr(shared_prompt.GroupScorer, "path", lambda *_: "model")
+    with pytest.raises(MulliganError, match=r"one completion at a time.*Leave out train\.shard"):
+        updater.update(RAGGED)

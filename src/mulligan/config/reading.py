@@ -21,6 +21,7 @@ MADE_WITH = "made_with"
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {
+        "train.shard",
         "train.stop_after",
         "train.tokens_at_once",
         "device",

@@ -286,6 +286,9 @@ class Train(Section):
     """Recompute activations in the backward pass instead of keeping them; in the warm-up too."""
     reference_dtype: Dtype = "float32"
     """Precision of the reference's weights; with LoRA the reference needs none of its own."""
+    shard: bool = False
+    """Of several processes (torchrun), each holds a part of the weights, gradients and optimiser,
+    instead of all (FSDP2); one process holds everything as ever."""
     checkpoint_every: PositiveInt = 10
     """Steps between checkpoints."""
     keep_checkpoints: PositiveInt = 2
@@ -341,6 +344,10 @@ class Evaluate(Section):
     endpoints: Endpoints = Endpoints()
     equivalence_margin: Annotated[float, Field(gt=0, lt=1)] = 0.03
     """A change is called none only where it is shown to be smaller than this fraction."""
+
+    def is_due(self, step: int) -> bool:
+        """Whether the policy is evaluated on dev after a training step."""
+        return self.every is not None and step % self.every == 0
 
     @field_validator("controls", mode="before")
     @classmethod
@@ -408,6 +415,14 @@ class Recipe(Section):
     evaluate: Evaluate
     format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
     """Format whose rules the run follows: that of the version which started it."""
+
+    @model_validator(mode="after")
+    def _shards_fit(self) -> Self:
+        if self.train.shard and self.train.optimizer == "adamw_8bit":
+            raise ValueError(
+                "train.optimizer: adamw_8bit cannot be divided; with train.shard use adamw"
+            )
+        return self
 
     @model_validator(mode="after")
     def _patience_fits(self) -> Self:

@@ -142,9 +142,15 @@ class GroupScorer(nn.Module):
     ) -> str | None:
         """Check a path on the first group that would take it, and remember the outcome."""
         if path not in self._objections:
-            found = disagreement(self.model, path, prompt_ids, completions)
+            found = self.objection(path, prompt_ids, completions)
             self._objections[path] = self._agree(found)
         return self._objections[path]
+
+    def objection(
+        self, path: Path, prompt_ids: TokenIds, completions: Sequence[TokenIds]
+    ) -> str | None:
+        """Return what speaks against a path, found by computing a piece of a group."""
+        return disagreement(self.model, path, prompt_ids, completions)
 
     def _say(self, path: Path, reason: str) -> None:
         """Tell once why a slower path is taken."""

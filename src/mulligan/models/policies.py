@@ -5,18 +5,20 @@ of this: they take ``policy.model``, whose forward pass is the policy as it is n
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mulligan.errors import MulliganError
+from mulligan.models.shards import take_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 WEIGHTS = "model.safetensors"
@@ -45,8 +47,17 @@ class Policy(Protocol):
         """While this lasts, the model of ``reference`` scores as the policy did at first."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write what training has made of the policy."""
+    def tensors(self) -> "dict[str, Tensor]":
+        """Return what training changes of the policy, by names; maybe shards."""
+        ...
+
+    def save(self, folder: Path, tensors: "Mapping[str, Tensor]") -> None:
+        """Write what training has made of the policy.
+
+        Args:
+            folder: gets it.
+            tensors: those of ``tensors``, whole.
+        """
         ...
 
     def load(self, folder: Path) -> None:
@@ -75,15 +86,19 @@ class FullPolicy:
         """Change nothing: the copy is the reference."""
         return nullcontext()
 
-    def save(self, folder: Path) -> None:
+    def tensors(self) -> "dict[str, Tensor]":
+        """Return all weights and what is kept with them; tied ones are one tensor, twice."""
+        return dict(self.model.state_dict(keep_vars=True))
+
+    def save(self, folder: Path, tensors: "Mapping[str, Tensor]") -> None:
         """Write all weights, in one file."""
-        self.model.save_pretrained(folder, max_shard_size="1000TB")
+        self.model.save_pretrained(folder, state_dict=dict(tensors), max_shard_size="1000TB")
 
     def load(self, folder: Path) -> None:
         """Take over all weights."""
-        from safetensors.torch import load_model
+        from safetensors.torch import load_file
 
-        load_model(self.model, folder / WEIGHTS)
+        take_over(self.tensors(), load_file(folder / WEIGHTS))
 
     def finished(self) -> "PreTrainedModel":
         """Return the model."""
@@ -148,19 +163,25 @@ class LoraPolicy:
         with self._adapted.disable_adapter():
             yield
 
-    def save(self, folder: Path) -> None:
+    def tensors(self) -> "dict[str, Tensor]":
+        """Return the adapters' weights."""
+        every = self._adapted.state_dict(keep_vars=True)
+        return {name: tensor for name, tensor in every.items() if ".lora_" in name}
+
+    def save(self, folder: Path, tensors: "Mapping[str, Tensor]") -> None:
         """Write the adapters alone, as peft does."""
-        self._adapted.save_pretrained(folder, save_embedding_layers=False)
+        self._adapted.save_pretrained(folder, state_dict=dict(tensors), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
 
     def load(self, folder: Path) -> None:
         """Take over the adapters' weights."""
-        from peft import set_peft_model_state_dict
+        from peft import get_peft_model_state_dict
         from safetensors.torch import load_file
 
-        found: Any = set_peft_model_state_dict(self._adapted, load_file(folder / ADAPTER))
-        if found.unexpected_keys:
-            raise ValueError(f"the adapter has {found.unexpected_keys[0]!r}, this policy has not")
+        saved_as = get_peft_model_state_dict(
+            self._adapted, state_dict=self.tensors(), save_embedding_layers=False
+        )
+        take_over(saved_as, load_file(folder / ADAPTER))
 
     def finished(self) -> "PreTrainedModel":
         """Return the model with its adapters merged in."""

@@ -1,4 +1,4 @@
-"""A model's weights as another copy of it takes them over: by plain names, adapters merged in."""
+"""A model's weights as another copy of it takes them over: plain names, adapters merged, whole."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ def effective_weights(model: "nn.Module") -> "dict[str, Callable[[], Tensor]]":
     """Return what makes each parameter, by its name in the model without adapters.
 
     A weight with an adapter is ``W + (alpha / rank) B A``, made when it is asked for, so that no
-    second model exists at once.
+    second model exists at once. Sharded weights are gathered then, so all processes ask together.
     """
     return {
         name.replace(_BASE, "."): _merged(model, name, parameter)
@@ -24,13 +24,15 @@ def effective_weights(model: "nn.Module") -> "dict[str, Callable[[], Tensor]]":
 
 
 def _merged(model: "nn.Module", name: str, parameter: "Tensor") -> "Callable[[], Tensor]":
+    from mulligan.models.shards import whole
+
     module_name, wrapped, leaf = name.rpartition(_BASE)
     if not wrapped or leaf != "weight":
-        return lambda: parameter
+        return lambda: whole(parameter)
     layer: Any = model.get_submodule(module_name)
 
     def merge() -> "Tensor":
         delta: Tensor = sum(layer.get_delta_weight(each) for each in layer.active_adapters)
-        return parameter.detach() + delta.detach().to(parameter.dtype)
+        return whole(parameter.detach() + delta.detach().to(parameter.dtype))
 
     return merge

@@ -54,6 +54,8 @@ class Reward(ABC):
     """Whether it looks at the reflection."""
     has_passes: bool = True
     """Whether a reward above the middle of the range means that something passed."""
+    asks_policy: bool = False
+    """Whether it asks for likelihood or certainty, which takes the whole policy in one process."""
 
     def check(self, task: Task, problems: Iterable[Problem]) -> None:
         """Refuse, before anything is done, a task or training problems that it cannot reward.

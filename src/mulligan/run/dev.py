@@ -13,29 +13,28 @@ from mulligan.evaluation.trials import open_trials
 from mulligan.run.session import Session
 
 if TYPE_CHECKING:
-    from mulligan.models.policies import Policy
     from mulligan.trainer.loop import Look
 
 
 def dev_looks(
-    session: Session, policy: "Policy", engine: Engine, conversations: Conversations
+    session: Session, engine: Engine, conversations: Conversations
 ) -> "Callable[[int], Look]":
     """Return what the trainer asks after each step: evaluates the policy on dev where that is due.
 
-    What was evaluated before a kill is read, not generated again.
+    The engine has the policy's weights then. What was evaluated before a kill is read, not
+    generated again.
     """
     from mulligan.trainer.loop import Look
 
-    recipe, every = session.recipe, session.recipe.evaluate.every
-    if every is None:
+    recipe = session.recipe
+    if recipe.evaluate.every is None:
         return lambda step: Look()
     problems = session.problems("dev", recipe.evaluate.dev_problems)
     protocol = dev_protocol(recipe, session.those_that_fit(problems, conversations))
 
     def look(step: int) -> Look:
-        if step % every:
+        if not recipe.evaluate.is_due(step):
             return Look()
-        engine.update_weights(policy.model, version=step + 1)
         with open_trials(session.run.dev) as log:
             evaluate(
                 engine,

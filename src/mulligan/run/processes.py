@@ -16,6 +16,7 @@ from mulligan.config import check_recipe
 from mulligan.engines.registry import find_engine
 from mulligan.errors import MulliganError
 from mulligan.interrupt import StoppedEarly, StopRequest
+from mulligan.objectives.objective import make_objective
 from mulligan.run.session import Session
 from mulligan.storage.run_folder import RunFolder
 
@@ -82,7 +83,8 @@ def together(session: Session) -> "Iterator[Processes]":
     """Let the other processes of a launch, where there are any, train what this one trains.
 
     Raises:
-        MulliganError: the recipe's engine cannot be divided among processes.
+        MulliganError: the recipe's engine cannot be divided among processes, or its reward asks a
+            policy that would be sharded.
     """
     from mulligan.trainer.distributed import Processes
     from mulligan.trainer.launch import launched
@@ -97,6 +99,11 @@ def together(session: Session) -> "Iterator[Processes]":
         raise MulliganError(
             f"{processes.count} processes were launched, and the work of the engine {kind!r} "
             "cannot be divided among them. Use engine.kind=local, or start one process."
+        )
+    if session.recipe.train.shard and make_objective(session.recipe).reward.asks_policy:
+        raise MulliganError(
+            f"The reward {session.recipe.train.reward!r} asks the policy itself, which no process "
+            "has whole with train.shard. Leave out train.shard, or use another reward."
         )
     recipe = session.recipe.model_dump(mode="json") | {"track": []}
     asked = Training(recipe, str(session.run.path.absolute()))

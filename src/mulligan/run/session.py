@@ -105,15 +105,17 @@ class Session:
         return first_problems(self.task, split, count)
 
     def load(
-        self, model: str | Path, *, to_train: bool = False
+        self, model: str | Path, *, to_train: bool = False, to_shard: bool = False
     ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
         """Load a model on the recipe's device: in its dtype, or in float32 where it is trained.
 
-        LoRA trains weights of its own, so the model under it has the recipe's dtype too.
+        LoRA trains weights of its own, so the model under it has the recipe's dtype too. What is
+        still to be sharded does not fit the device, and stays in main memory.
         """
         whole = to_train and self.recipe.lora is None
         dtype = "float32" if whole else self.recipe.dtype
-        return load_model(str(model), dtype, self.recipe.device, base=self.start_model)
+        device = "cpu" if to_shard else self.recipe.device
+        return load_model(str(model), dtype, device, base=self.start_model)
 
     def policy(self, model: "PreTrainedModel") -> Policy:
         """Return what training changes of a model, as the recipe says."""

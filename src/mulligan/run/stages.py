@@ -176,10 +176,13 @@ def _train(session: Session, processes: "Processes") -> None:
     from mulligan.trainer.loop import train
 
     recipe, run = session.recipe, session.run
-    model, tokenizer = session.load(session.start_model, to_train=True)
+    sharded = recipe.train.shard and processes.count > 1
+    model, tokenizer = session.load(session.start_model, to_train=True, to_shard=sharded)
     if warning := advice.on_learning_rate(recipe, model.num_parameters()):
         logger.warning("%s", warning)
-    engine = session.engine(model, tokenizer)  # copies the model before adapters are put into it
+    # Before adapters are put into the model; with shards, no process has it whole to generate with.
+    generating = session.load(session.start_model)[0] if sharded else model
+    engine = session.engine(generating, tokenizer)
     conversations = session.conversations(model, tokenizer, engine)
     steps = recipe.train.steps
     done = processes.first(session.checkpoints.newest, int | None)
@@ -210,7 +213,7 @@ def _train(session: Session, processes: "Processes") -> None:
             run=run,
             stop=session.stop,
             progress=progress,
-            look=dev_looks(session, policy, engine, conversations),
+            look=dev_looks(session, engine, conversations),
             processes=processes,
         )
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mulligan.models.shards import cut_like
+
 _PREFIX = "average."
 
 
@@ -49,7 +51,7 @@ class WeightAverage:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from the mean that a checkpoint kept; one before the first step has none."""
         self._means = {
-            name: tensors[f"{_PREFIX}{name}"].to(weight.device)
+            name: cut_like(tensors[f"{_PREFIX}{name}"], weight)
             for name, weight in self._weights.items()
             if f"{_PREFIX}{name}" in tensors
         }

@@ -1,16 +1,16 @@
-"""Several processes that train one policy: replicas, started by torchrun or ``accelerate launch``.
+"""Several processes that train one policy, started by torchrun or ``accelerate launch``.
 
-Each process holds the whole policy. All of them know every group of a step; each generates a share
-of the completions, and differentiates a share of the losses. The sum of the gradients goes to all,
-so that every process takes the same optimiser step and stays equal to the others bit for bit. The
-first process alone judges, rewards and writes. What one process does on its own is unchanged:
-alone, everything here hands back what it is given.
+Each process holds the whole policy, or a shard of it (``sharding.py``). All of them know every
+group of a step; each generates a share of the completions, and differentiates a share of the
+losses. The sum of the gradients goes to all, so that every process takes the same optimiser step
+and stays equal to the others bit for bit. The first process alone judges, rewards and writes. What
+one process does on its own is unchanged: alone, everything here hands back what it is given.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -19,13 +19,15 @@ from torch import Tensor, nn
 
 from mulligan.engines.base import Abilities, DivisibleEngine, Engine
 from mulligan.errors import MulliganError
+from mulligan.logprobs.shared_prompt import GroupScorer
+from mulligan.models.shards import is_sharded, whole
 from mulligan.objectives.base import Evidence, Reward
 from mulligan.objectives.objective import Objective
 from mulligan.randomness import derive_seed
-from mulligan.storage.checkpoint import Checkpoints
 from mulligan.storage.records import decode, encode
 from mulligan.trainer.failure_sources import FailureSource
 from mulligan.trainer.launch import Launch
+from mulligan.trainer.sharding import shard
 from mulligan.types import Completion, Failure, Group, Sampling, TokenIds
 
 A = TypeVar("A")
@@ -76,6 +78,31 @@ class Processes:
         """Return this process's share of a list: every n-th of it."""
         return items[self.rank :: self.count]
 
+    def share_equally(self, items: Sequence[T], filler: T) -> Sequence[T]:
+        """Return this process's share of a list, as long as every other's: filled up at its end."""
+        own = self.share(items)
+        return [*own, *[filler] * (-(-len(items) // self.count) - len(own))]
+
+    def shard(self, scorer: GroupScorer, device_type: str) -> None:
+        """Let each process keep an equal part of a scorer's model."""
+        if self._launch is not None:
+            shard(scorer, device_type, self.count)
+
+    def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors whole; those that are sharded only in the first process, on its CPU."""
+        made: dict[int, Tensor] = {}  # tied weights are one tensor
+        for tensor in tensors.values():
+            if id(tensor) not in made:
+                values = whole(tensor)
+                if is_sharded(tensor):
+                    values = values.cpu() if self.leads else values.new_empty(0)
+                made[id(tensor)] = values
+        return {name: made[id(tensor)] for name, tensor in tensors.items()}
+
+    def answered(self) -> AbstractContextManager[None]:
+        """Say which process has ended, where messages within a computation get no answer."""
+        return nullcontext() if self._launch is None else self._launch.naming_who_ended()
+
     def agree(self, objection: str | None) -> str | None:
         """Return the first objection that any process has."""
         return next(filter(None, self.gather(objection, str | None)), None)
@@ -83,11 +110,14 @@ class Processes:
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Give every process the sum of all processes' gradients.
 
-        A parameter has a gradient afterwards where it had one in any process.
+        A parameter has a gradient afterwards where it had one in any process. Those of shards are
+        sums already.
         """
         if self._launch is None:
             return
-        kept = [each for each in parameters if each.requires_grad]
+        kept = [each for each in parameters if each.requires_grad and not is_sharded(each)]
+        if not kept:
+            return
         there = torch.tensor([each.grad is not None for each in kept], dtype=torch.int32)
         self._launch.all_reduce(there)
         with_gradient = [each for each, count in zip(kept, there.tolist(), strict=True) if count]
@@ -99,14 +129,15 @@ class Processes:
                 parameter.grad = summed.view_as(parameter).to(parameter.dtype)
 
     def require_equal(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Check that all processes have the same weights, bit for bit.
+        """Check that all processes have the same weights, bit for bit, where they are not sharded.
 
         Raises:
             MulliganError: naming a process whose weights are not the first one's.
         """
         if self._launch is None:
             return
-        sums = self.gather([_checksum(each) for each in parameters], list[int])
+        equal = [each for each in parameters if not is_sharded(each)]
+        sums = self.gather([_checksum(each) for each in equal], list[int])
         for rank, found in enumerate(sums):
             if found != sums[0]:
                 raise MulliganError(
@@ -163,37 +194,6 @@ ALONE = Processes()
 """The one process of a run that was not launched as several."""
 
 
-class SharedCheckpoints:
-    """The checkpoints of a run: the first process writes them, the others load what it wrote.
-
-    Args:
-        checkpoints: all processes see the same folder.
-        processes: that train together.
-        policy: whose weights must be the same in all of them.
-    """
-
-    def __init__(self, checkpoints: Checkpoints, processes: Processes, policy: nn.Module) -> None:
-        self._checkpoints = checkpoints
-        self._processes = processes
-        self._policy = policy
-
-    def newest(self) -> Path | None:
-        """Return the newest complete checkpoint."""
-        step = self._processes.first(self._checkpoints.newest, int | None)
-        return None if step is None else self._checkpoints.path(step)
-
-    def save(self, step: int, write: Callable[[Path], None]) -> None:
-        """Save the checkpoint of a step, once it is sure that all processes would save the same."""
-        self._processes.require_equal(self._policy.parameters())
-        if self._processes.leads:
-            self._checkpoints.save(step, write)
-
-    def mark_best(self, step: int) -> None:
-        """Say which checkpoint is the best by evaluation."""
-        if self._processes.leads:
-            self._checkpoints.mark_best(step)
-
-
 class _DividedEngine:
     """Generates a share of each call's completions, and returns those of all processes."""
 
@@ -224,7 +224,8 @@ class _DividedEngine:
         return [row for share in shares for row in share]
 
     def update_weights(self, policy: nn.Module, version: int) -> None:
-        self._engine.update_weights(policy, version)
+        with self._processes.answered():
+            self._engine.update_weights(policy, version)
 
     def reset_cache(self) -> None:
         self._engine.reset_cache()
@@ -259,6 +260,7 @@ class _FirstsReward(Reward):
         self.needs_retry = reward.needs_retry
         self.needs_reflection = reward.needs_reflection
         self.has_passes = reward.has_passes
+        self.asks_policy = reward.asks_policy
 
     def score(
         self, groups: Sequence[Group], evidence: Evidence

@@ -89,14 +89,25 @@ class Launch:
         dist.destroy_process_group()
 
     @contextmanager
-    def _answered(self) -> Iterator[None]:
-        """Say which process has ended where one does not answer."""
+    def naming_who_ended(self) -> Iterator[None]:
+        """Where messages fail because another process has ended, end with its name."""
         try:
             yield
-        except RuntimeError as error:
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
             signs = getattr(self, "_signs", None)
             if signs is not None:
                 signs.suspect()
+            raise
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Say that nobody has ended where a message fails although all of them live."""
+        try:
+            with self.naming_who_ended():
+                yield
+        except RuntimeError as error:
             raise MulliganError(
                 f"{self.names[self.rank].capitalize()} cannot reach the others: "
                 f"{' '.join(str(error).split())[:200]} Go on with --resume."

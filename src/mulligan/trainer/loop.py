@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -30,12 +29,18 @@ from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
 from mulligan.storage.checkpoint import Checkpoints
 from mulligan.storage.run_folder import RunFolder
-from mulligan.trainer.distributed import ALONE, Processes, SharedCheckpoints
+from mulligan.trainer.distributed import ALONE, Processes
 from mulligan.trainer.failure_sources import FailureSource
 from mulligan.trainer.metrics import StepRecords, step_metrics, trained_episodes
 from mulligan.trainer.optimizer import PolicyOptimizer, Update, seed_generators
 from mulligan.trainer.rollouts import Rollouts
-from mulligan.trainer.state import TrainingState, load_training_state, save_training_state
+from mulligan.trainer.shared_checkpoints import SharedCheckpoints
+from mulligan.trainer.state import (
+    TrainingState,
+    load_training_state,
+    save_training_state,
+    trained_tensors,
+)
 from mulligan.trainer.update import make_updater
 from mulligan.types import StepMetrics, StepTiming, Verdict
 from mulligan.verifiers.pool import Verifier
@@ -94,7 +99,8 @@ def train(
         stop: asked after every step whether to stop.
         progress: told of every step.
         look: asked after every step, and before the first one: evaluates the policy where that is
-            due. It draws no random numbers of the trainer's, and may be asked twice.
+            due, of which the engine then has the weights. It draws no random numbers of the
+            trainer's, and may be asked twice.
         processes: that train together, each of which calls this; the first one alone judges,
             rewards, looks and writes.
 
@@ -107,8 +113,8 @@ def train(
     seed_generators(derive_seed(recipe.seed_of("train"), "train"))
     objective, exact = processes.objective(make_objective(recipe)), engine.abilities.exact
     engine, verify = processes.engine(engine), processes.led(verify, list[Verdict])
-    look, asked_to_stop = processes.led(look, Look), processes.any(stop)
-    failures = processes.failures(failures)
+    look = _of_newest_weights(processes.led(look, Look), engine, policy, recipe)
+    failures, asked_to_stop = processes.failures(failures), processes.any(stop)
     rollouts = Rollouts(engine, conversations, verify, failures, recipe, objective)
     updater = make_updater(policy, objective.loss, recipe, exact=exact, processes=processes)
     whole = Checkpoints(run.checkpoints, settings.keep_checkpoints)
@@ -142,11 +148,24 @@ def train(
             stopping = asked_to_stop() or seen.enough or step == last
             if stopping or seen.best or step % settings.checkpoint_every == 0:
                 records.sync()
-                checkpoints.save(step, _writer(policy, tokenizer, updater.optimizer, state))
+                _save(checkpoints, policy, tokenizer, updater.optimizer, state)
             _mark_if_best(seen, step, checkpoints)
             _refuse_too_many_skips(state, settings.max_skipped_steps)
         _require_whole(state, seen, settings.steps)
         _require_lessons(processes.first(records.any_group_taught, bool))
+
+
+def _of_newest_weights(
+    look: Callable[[int], Look], engine: Engine, policy: Policy, recipe: Recipe
+) -> Callable[[int], Look]:
+    """Return a look before which the engine takes over the policy's weights, where it is due."""
+
+    def newest(step: int) -> Look:
+        if recipe.evaluate.is_due(step):
+            engine.update_weights(policy.model, version=step + 1)
+        return look(step)
+
+    return newest
 
 
 def _mark_if_best(seen: Look, step: int, checkpoints: SharedCheckpoints) -> None:
@@ -183,22 +202,24 @@ def _require_lessons(any_group_taught: bool) -> None:
         raise MulliganError(_NOTHING_LEARNED)
 
 
-def _writer(
+def _save(
+    checkpoints: SharedCheckpoints,
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     optimizer: PolicyOptimizer,
     state: TrainingState,
-) -> Callable[[Path], None]:
-    """Return what writes a checkpoint into a folder."""
-    return partial(
+) -> None:
+    """Save the checkpoint of a step that is done."""
+    tensors = trained_tensors(policy, optimizer.optimizer, optimizer.average)
+    write = partial(
         save_training_state,
         policy=policy,
         tokenizer=tokenizer,
         optimizer=optimizer.optimizer,
         scheduler=optimizer.scheduler,
-        average=optimizer.average,
         state=state,
     )
+    checkpoints.save(state.step, tensors, write)
 
 
 def _restore(

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mulligan.config import Dtype, OptimizerKind
 from mulligan.errors import MulliganError
+from mulligan.models.shards import has_shards, whole
 from mulligan.trainer.average import WeightAverage
 from mulligan.trainer.distributed import ALONE, Processes
 
@@ -109,6 +110,7 @@ class PolicyOptimizer:
         self.processes = processes
         self._half = dtype == "bfloat16"
         self._device = next(policy.parameters()).device.type
+        self._sharded = has_shards(policy)
         self.max_grad_norm = max_grad_norm
         parameters = [each for each in policy.parameters() if each.requires_grad]
         self.optimizer = _make_adamw(kind, parameters, learning_rate, weight_decay)
@@ -133,7 +135,12 @@ class PolicyOptimizer:
         """
         total = 0.0
         self.policy.train()
-        half = torch.autocast(self._device, torch.bfloat16, enabled=self._half)
+        half = torch.autocast(
+            self._device,
+            torch.bfloat16,
+            enabled=self._half,
+            cache_enabled=not self._sharded,  # it would keep a copy of all that is gathered
+        )
         with half:  # around them all: the weights are cast once
             for compute in losses:
                 loss = compute()
@@ -141,7 +148,7 @@ class PolicyOptimizer:
                 loss.backward()  # type: ignore[no-untyped-call]
         [total] = self.processes.sum([total])
         self.processes.sum_gradients(self.policy.parameters())
-        norm = float(nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm))
+        norm = self._clip()
         rate = float(self.scheduler.get_last_lr()[0])
         applied = math.isfinite(total) and math.isfinite(norm)
         if applied:
@@ -151,6 +158,13 @@ class PolicyOptimizer:
         self._average(done=self.scheduler.last_epoch)
         self.policy.eval()
         return Update(total, norm, rate, applied)
+
+    def _clip(self) -> float:
+        """Bound the norm of the whole gradient, of which this process may have shards."""
+        gradients = [each.grad for each in self.policy.parameters() if each.grad is not None]
+        norm = whole(nn.utils.get_total_norm(gradients))
+        nn.utils.clip_grads_with_norm_(self.policy.parameters(), self.max_grad_norm, norm)
+        return float(norm)
 
     def _average(self, done: int) -> None:
         """Take the weights into the mean, where there is one, and end with it."""

@@ -21,11 +21,13 @@ from transformers import PreTrainedTokenizerBase
 
 from mulligan.errors import MulliganError
 from mulligan.models.policies import Policy
+from mulligan.models.shards import cut_like
 from mulligan.storage.checkpoint import refuse_pickles
 from mulligan.trainer.average import WeightAverage
 
 TENSORS = "training_state.safetensors"
 NUMBERS = "training_state.json"
+_WEIGHTS = "weights."
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +44,58 @@ class TrainingState:
         return TrainingState(step, self.skipped + skipped)
 
 
+def trained_tensors(
+    policy: Policy, optimizer: Optimizer, average: WeightAverage | None = None
+) -> dict[str, torch.Tensor]:
+    """Return all tensors of a training that processes may hold in shards, by name."""
+    weights = {f"{_WEIGHTS}{name}": tensor for name, tensor in policy.tensors().items()}
+    means = average.tensors() if average else {}
+    return {**weights, **_optimizer_tensors(optimizer.state_dict()), **means}
+
+
 def save_training_state(
     folder: Path,
+    tensors: Mapping[str, torch.Tensor],
     *,
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     optimizer: Optimizer,
     scheduler: LRScheduler,
-    average: WeightAverage | None = None,
     state: TrainingState,
 ) -> None:
     """Write weights, tokenizer, optimiser, schedule, mean and random states into an empty folder.
 
     The folder then loads with ``from_pretrained``, and ``load_training_state`` restores every bit.
 
+    Args:
+        folder: gets the files.
+        tensors: those of ``trained_tensors``, whole.
+        policy: writes its own.
+        tokenizer: of the policy.
+        optimizer: whose numbers are written.
+        scheduler: of the learning rate.
+        state: how far training is.
+
     Raises:
         TypeError: an optimiser or schedule keeps something that is neither tensor nor number.
     """
-    policy.save(folder)
+    weights = {
+        name.removeprefix(_WEIGHTS): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(_WEIGHTS)
+    }
+    policy.save(folder, weights)
     tokenizer.save_pretrained(folder)
-    tensors, slots = _flatten_optimizer(optimizer.state_dict())
-    means = average.tensors() if average else {}
-    save_file({**tensors, **means, **_random_tensors()}, folder / TENSORS)
+    others = {
+        name: tensor.contiguous()
+        for name, tensor in tensors.items()
+        if not name.startswith(_WEIGHTS)
+    }
+    save_file({**others, **_random_tensors()}, folder / TENSORS)
     numbers = {
         "step": state.step,
         "extra": {"skipped": state.skipped},
-        "optimizer": slots,
+        "optimizer": _optimizer_numbers(optimizer.state_dict()),
         "scheduler": scheduler.state_dict(),
         "python_random": random.getstate(),
         "numpy_random": _numpy_random(),
@@ -116,21 +144,30 @@ def load_training_state(
         ) from error
 
 
-def _flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Split an optimiser's state into named tensors and plain JSON values."""
+def _optimizer_tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the tensors of an optimiser's state by name."""
     tensors: dict[str, torch.Tensor] = {}
-    numbers: dict[str, dict[str, Any]] = {}
     for index, slots in state["state"].items():
-        numbers[str(index)] = {}
         for name, value in slots.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value.detach().contiguous()
+                tensors[f"optimizer.{index}.{name}"] = value
             elif isinstance(value, Mapping):  # bitsandbytes keeps its quantised averages together
                 for inner, tensor in value.items():  # and shares tables, which no file may
                     tensors[f"optimizer.{index}.{name}.{inner}"] = tensor.detach().clone()
-            else:
-                numbers[str(index)][name] = value
-    return tensors, {"state": numbers, "param_groups": state["param_groups"]}
+    return tensors
+
+
+def _optimizer_numbers(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the plain JSON values of an optimiser's state."""
+    numbers = {
+        str(index): {
+            name: value
+            for name, value in slots.items()
+            if not isinstance(value, torch.Tensor | Mapping)
+        }
+        for index, slots in state["state"].items()
+    }
+    return {"state": numbers, "param_groups": state["param_groups"]}
 
 
 def _unflatten_optimizer(
@@ -140,6 +177,7 @@ def _unflatten_optimizer(
     state: dict[int, dict[str, Any]] = {
         int(index): dict(values) for index, values in slots["state"].items()
     }
+    trained = [each for group in optimizer.param_groups for each in group["params"]]
     for full_name, tensor in tensors.items():
         kind, _, rest = full_name.partition(".")
         index, _, name = rest.partition(".")
@@ -148,6 +186,8 @@ def _unflatten_optimizer(
             continue
         if inner:
             state[int(index)].setdefault(name, {})[inner] = tensor
+        elif tensor.shape == trained[int(index)].shape:  # an average, cut as its weight is
+            state[int(index)][name] = cut_like(tensor, trained[int(index)])
         else:
             state[int(index)][name] = tensor
     groups = [

@@ -12,9 +12,11 @@ from transformers import PreTrainedModel
 from mulligan.config import Recipe
 from mulligan.errors import MulliganError
 from mulligan.logprobs.packing import PromptGroup
-from mulligan.logprobs.shared_prompt import GroupScorer
+from mulligan.logprobs.shared_prompt import GroupScorer, Path
 from mulligan.models.heap import map_large_blocks
+from mulligan.models.load import pick_device
 from mulligan.models.policies import Policy
+from mulligan.models.shards import has_shards
 from mulligan.objectives.base import Loss, Scores
 from mulligan.objectives.spans import by_prompt
 from mulligan.trainer.distributed import ALONE, Processes
@@ -72,13 +74,33 @@ class Updater:
         Raises:
             MulliganError: importance weights are asked for, and the engine gave no log-probs.
         """
-        sums, losses = TokenSums(), self.processes.share(self.losses(scored))
-        first = self.optimizer.step(partial(loss, sums) for loss in losses)
-        later = [
-            self.optimizer.step(partial(loss, sums) for loss in losses)
-            for _ in range(self.epochs - 1)
-        ]
-        return _together([first, *later]), TokenSums(*self.processes.sum(astuple(sums)))
+        with self.processes.answered():
+            sums, losses = TokenSums(), self._share(self.losses(scored))
+            first = self.optimizer.step(partial(loss, sums) for loss in losses)
+            later = [
+                self.optimizer.step(partial(loss, sums) for loss in losses)
+                for _ in range(self.epochs - 1)
+            ]
+            return _together([first, *later]), TokenSums(*self.processes.sum(astuple(sums)))
+
+    @property
+    def _sharded(self) -> bool:
+        return has_shards(self.optimizer.policy)
+
+    def _share(self, losses: "Sequence[_PassLoss]") -> "Sequence[Callable[[TokenSums], Tensor]]":
+        """Return this process's losses; through shards all processes have to go equally often."""
+        if self._sharded:
+            return self.processes.share_equally(losses, self._empty_pass)
+        return self.processes.share(losses)
+
+    def _empty_pass(self, sums: TokenSums) -> Tensor:
+        """Go through the models as a pass does, score nothing, and return a loss of zero."""
+        del sums
+        [(logprobs_GR, _)] = self.scorer.score([_NOTHING])
+        if self.reference is not None:
+            with torch.no_grad(), self.as_reference():
+                self.reference.score([_NOTHING])
+        return logprobs_GR.sum()
 
     def losses(self, scored: Sequence[ScoredGroup]) -> "list[_PassLoss]":
         """Return the batch's loss, the groups of one pass at a time, the same in every process.
@@ -95,10 +117,31 @@ class Updater:
             for spans in by_prompt(each.spans)
             for part in self._parts(spans)
         ]
-        losses = [_PassLoss(self, parts[each], normaliser) for each in self._passes(parts)]
-        for loss in losses:
-            loss.choose_paths()
-        return losses
+        for part in parts:
+            self._choose_paths(_prompt_group(part))
+        if self._sharded:
+            self._choose_paths(_NOTHING)
+            parts = [part for part in parts if any(span.token_ids for span in part)]
+        return [_PassLoss(self, parts[each], normaliser) for each in self._passes(parts)]
+
+    def _choose_paths(self, group: PromptGroup) -> set[Path]:
+        """Return the paths that a group takes; check those that it is the first to take.
+
+        Every process does so with all groups of a step, so that they decide alike.
+
+        Raises:
+            MulliganError: the model is sharded, and only its own forward can score the group.
+        """
+        paths = {self.scorer.path(group.prompt_ids, group.completions)}
+        if self.reference is not None:
+            with self.as_reference():
+                paths.add(self.reference.path(group.prompt_ids, group.completions))
+        if "model" in paths and self._sharded:
+            raise MulliganError(
+                "This model's log-probs have to be computed one completion at a time (the log says "
+                "why), which is not done with shards. Leave out train.shard."
+            )
+        return paths
 
     def _parts(self, spans: Sequence[Span]) -> list[slice]:
         if self.loss.whole_groups:
@@ -106,10 +149,16 @@ class Updater:
         return self.scorer.parts(spans[0].prompt_ids, [span.token_ids for span in spans])
 
     def _passes(self, parts: Sequence[Sequence[Span]]) -> list[slice]:
-        if self.pack:
-            groups = [_prompt_group(spans) for spans in parts]
+        groups = [_prompt_group(spans) for spans in parts]
+        # On other paths each group is a forward of its own, and through shards passes are counted.
+        stream = not self._sharded or all(self._choose_paths(g) == {"shared"} for g in groups)
+        if self.pack and stream:
             return self.scorer.streams(groups, shares=self.processes.count)
         return [slice(each, each + 1) for each in range(len(parts))]
+
+
+_NOTHING = PromptGroup((0,), [(0,)], [(False,)])
+"""A group of which nothing is scored."""
 
 
 def _prompt_group(spans: Sequence[Span]) -> PromptGroup:
@@ -132,17 +181,6 @@ class _PassLoss:
     normaliser: float
     old: list[Tensor] | None = None
     """``logprobs_GR`` of each group under the policy that sampled."""
-
-    def choose_paths(self) -> None:
-        """Check the scorers' paths where these spans are the first to take one.
-
-        Every process does so with all spans of a step, so that they decide alike.
-        """
-        for group in map(_prompt_group, self.parts):
-            self.updater.scorer.path(group.prompt_ids, group.completions)
-            if self.updater.reference is not None:
-                with self.updater.as_reference():
-                    self.updater.reference.path(group.prompt_ids, group.completions)
 
     def __call__(self, sums: TokenSums) -> Tensor:
         """Return the loss, and add up what it was made of."""
@@ -250,6 +288,11 @@ def make_updater(
     reference = None
     if loss.needs_reference:
         reference = scored_by(policy.reference(getattr(torch, settings.reference_dtype)))
+        if reference.model is policy.model:
+            reference = scorer  # shards have one root
+    if settings.shard:
+        for each in [scorer] if reference in (None, scorer) else [scorer, reference]:
+            processes.shard(each, torch.device(pick_device(recipe.device)).type)
     optimizer = PolicyOptimizer(
         policy.model,
         learning_rate=settings.learning_rate,

@@ -19,6 +19,7 @@ class Reference(Reward):
     needs_retry = False
     needs_reflection = True
     has_passes = False
+    asks_policy = True
 
     def check(self, task: Task, problems: Iterable[Problem]) -> None:
         """Refuse a task whose problems have no reference answers."""

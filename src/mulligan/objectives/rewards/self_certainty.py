@@ -15,6 +15,7 @@ class SelfCertainty(Reward):
 
     range = (0.0, math.inf)
     has_passes = False
+    asks_policy = True
 
     def __init__(self, of: str = "reflection") -> None:
         if of not in ("reflection", "retry"):
