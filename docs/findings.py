@@ -30,6 +30,7 @@ EXAMINE = (
     "--out docs/results/findings/{}.json"
 )
 CURVE = "mulligan examine curve runs/findings_long/runs/* --out docs/results/findings/curve.json"
+_STUDENT = "Intervals are Student's t over runs."
 PLANTED = "The warm-up plants the faults that training then repairs (`no_call: 0.6`)."
 OUTCOMES = ("reflection_over_nothing", "after_reflection", "first_try", "after_nothing", "greedy")
 
@@ -227,6 +228,25 @@ def _control(outcome: str) -> str:
     return outcome.removeprefix("reflection_over_").replace("_", " ")
 
 
+def generality(content: Content) -> Found:
+    """Compare another problem's reflection with none: a general one would help there too."""
+    base = content["base"]
+    columns = ("after_other_reflection", "after_nothing")
+    lines, said = [], ""
+    for when in ("before", "after", "change"):
+        other, nothing = (estimate(content, base, column, when) for column in columns)
+        if other is None or nothing is None:
+            continue
+        runs = other["per_run"]
+        gains = {seed: [("", runs[seed] - nothing["per_run"][seed], 1.0)] for seed in runs}
+        known = pool("", when, f"{when}: another problem's reflection, less none", gains)
+        assert known is not None
+        lines.append(quantity_line(known))
+        said = decided(known)
+    answer = f"What another problem's reflection adds changes by training: {said}."
+    return Found(answer, tuple(lines), finished(content, base), (_STUDENT,))
+
+
 def thinking(content: Content) -> Found:
     """Compare the trained first try that thinks with the base after reflection."""
     base = content["base"]
@@ -250,7 +270,7 @@ def thinking(content: Content) -> Found:
             difference,
         ),
         len(pairs),
-        ("The interval is Student's t over runs.",),
+        (_STUDENT,),
     )
 
 
@@ -519,6 +539,7 @@ QUESTIONS = (
     Question("online", "Failures drawn anew at each step, or stored ones?", OBJECTIVES,
              arm_against_base("online"), exploratory=True),
     Question("controls", "Is it reflection, or any extra tokens?", EVALUATION, controls),
+    Question("generality", "Do reflections become more general?", EVALUATION, generality),
     Question("thinking", "Would thinking before the first answer do as much?", EVALUATION,
              thinking),
     Question("temperature", "How much hangs on the temperature?", EVALUATION, temperatures),

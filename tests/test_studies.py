@@ -25,7 +25,7 @@ def test_the_acceptance_evaluates_what_its_record_needs():
 
 
 def test_tuning_reads_the_dev_split_alone():
-    for name in ("demo_tuning", "demo_noise"):
+    for name in ("demo_tuning", "demo_noise", "findings_constant"):
         made = plan(next(path for path in STUDIES if path.stem == name))
         assert {run.recipe.evaluate.split for run in made.runs} == {"dev"}
 

@@ -360,6 +360,8 @@ class StepMetrics:
     """Share of tokens whose importance weight was cut to its cap."""
     refills: int = 0
     """How often other failures were drawn in place of groups that teach nothing."""
+    distinct: float | None = None
+    """Different texts over all reflections of the step; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True)

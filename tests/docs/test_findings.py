@@ -1,20 +1,15 @@
 """The page of findings: computed from committed files, and honest about what is not there."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[2] / "docs"
+from findings_page import DOCS, load_findings
 
 
 @pytest.fixture(scope="module")
 def findings():
-    spec = importlib.util.spec_from_file_location("docs_findings", DOCS / "findings.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_findings()
 
 
 def estimate(arm, outcome, quantity, mean, answer=None):

@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 import pytest
 from studies import kept, write_study
 
+from findings_page import load_findings
 from mulligan.evaluation.scores import SCORES
 from mulligan.evaluation.trials import read_trials
 from mulligan.run.session import recipe_of
@@ -200,6 +201,18 @@ def test_the_page_names_every_arm_and_run(finished):
     page = (finished[0] / "runs/tiny_study/study.html").read_text()
     for text in ("base, the base: 2 of 2 runs", "hot, seed 2", "What the endpoints say", "<svg"):
         assert text in page
+
+
+def test_the_page_of_findings_reads_what_a_study_publishes(finished):
+    table = json.loads((finished[0] / "published" / "tiny_study.json").read_text())
+    page = load_findings()
+    changed, compared = page.base_of(table), page.arm_against_base("hot")(table)
+    assert (changed.runs, compared.runs) == (2, 2)
+    assert changed.answer.startswith("Change by training: what reflection adds ")
+    assert "hot against base: what reflection adds " in compared.answer
+    assert "4 steps, " in compared.notes[1]
+    assert page.errors(table).lines
+    assert page.intervals_figure("title", compared.lines).svg.startswith("<svg")
 
 
 @pytest.mark.parametrize(

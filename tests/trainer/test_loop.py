@@ -175,6 +175,7 @@ def test_every_step_has_its_line_and_its_episodes(bench, uninterrupted):
         assert line["reward"] == pytest.approx(sum(e["reward"] for e in own) / 12)
         lengths = [e["reflection"]["tokens"] for e in own]
         assert line["reflection_tokens"] == pytest.approx(sum(lengths) / 12)
+        assert line["distinct"] == len({e["reflection"]["text"] for e in own}) / 12
         assert line["live_groups"] + line["dead_groups"] == 3
         assert line["unjudged"] == 0
         assert not line["skipped"]

@@ -54,6 +54,7 @@ class Curve:
 TRAINING_CURVES = (
     Curve("reward", "Mean reward (with the verdict: share of retries that pass)"),
     Curve("reflection_tokens", "Length of a reflection, in tokens"),
+    Curve("distinct", "Different reflections among those of a step", is_share=True),
     Curve("live_groups", "Groups that teach, because their rewards differ"),
     Curve("kl", "Divergence from the model before training (KL)", may_be_off=True),
     Curve("gradient_norm", "Norm of the gradient, before clipping"),

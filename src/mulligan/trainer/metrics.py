@@ -97,6 +97,7 @@ def step_metrics(
         clipped=sums.clipped / max(sums.tokens, 1),
         capped=sums.capped / max(sums.tokens, 1),
         refills=rollout.refills,
+        distinct=len({each.text for each in thought}) / len(thought) if thought else None,
     )
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from findings_page import load_findings
 from tiny import run_cli
 
 
@@ -28,6 +29,14 @@ def test_a_finished_run_is_asked_and_what_it_says_is_written_small(copied, quest
     assert rows["runs"]["tiny"]
     if question != "reflections":
         assert {row["when"] for row in kept["rows"]} == {"before", "after"}
+
+    page = load_findings()
+    asked = [each for each in page.QUESTIONS if each.source == question]
+    assert asked
+    for each in asked:
+        known = each.read(found)
+        assert (known.runs, bool(known.lines)) == (1, True)
+        assert page._drawing(each, known) is not None
 
     again = run_cli("examine", question, copied, "--problems", 6, "--json")
     assert json.loads(again.out)["quantities"] == found["quantities"]

@@ -50,7 +50,7 @@ def test_a_step_is_measured_by_what_its_reflections_say(tiny_tokenizer):
         reflections=4,
         tokens=(13 + 13 + 7 + 5) / 4,
         cut_off=1 / 4,
-        distinct=2 / 4,
+        distinct=3 / 4,
         new_pairs=6 / 10,  # four pairs twice, "ещё yes" and "so so" once
         names_numbers=pytest.approx((2 / 3 + 2 / 3) / 4),
         leaks=1 / 4,

@@ -27,7 +27,7 @@ PARTS = 5
 MEASURES = {
     "tokens": "length in tokens",
     "cut_off": "share that the token limit cut off",
-    "distinct": "share of a step's reflections that no other of the step equals",
+    "distinct": "different texts over all reflections of a step",
     "new_pairs": "distinct pairs of neighbouring words over all pairs of a step",
     "names_numbers": "share of the problem's numbers that are named",
     "leaks": "share that state a passing answer",
@@ -71,7 +71,7 @@ def look(
         len(said),
         tokens=fmean(z.tokens for _, z in said),
         cut_off=fmean(z.finish_reason == "length" for _, z in said),
-        distinct=fmean(texts.count(text) == 1 for text in texts),
+        distinct=len({*texts}) / len(texts),
         new_pairs=len({*pairs}) / len(pairs) if pairs else None,
         names_numbers=_mean([names_numbers(question(f.attempt.problem), z.text) for f, z in said]),
         leaks=_mean(leaks([(f.attempt.problem, z.text) for f, z in said])),
