@@ -479,8 +479,10 @@ def curve_figure(content: Content) -> Drawing | None:
 
 
 def _band(axes: Axes, x: Sequence[float], rows: Sequence[Content], colour: str, label: str) -> None:
-    mean, low, high = (
-        [100 * (q[key] or q["mean"]) for q in rows] for key in ("mean", "low", "high")
+    mean = [100 * row["mean"] for row in rows]
+    low, high = (
+        [100 * (row["mean"] if row[end] is None else row[end]) for row in rows]
+        for end in ("low", "high")
     )
     axes.fill_between(x, low, high, color=COLOURS[colour], alpha=0.15, linewidth=0)
     axes.plot(x, mean, color=COLOURS[colour], marker="o", markersize=3, label=label)
