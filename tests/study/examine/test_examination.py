@@ -35,8 +35,10 @@ def test_a_finished_run_is_asked_and_what_it_says_is_written_small(copied, quest
     assert asked
     for each in asked:
         known = each.read(found)
-        assert (known.runs, bool(known.lines)) == (1, True)
-        assert page._drawing(each, known) is not None
+        assert known.runs == 1
+        if question != "reflections":  # four steps have no five parts to compare
+            assert known.lines
+            assert page._drawing(each, known).svg.startswith("<svg")
 
     again = run_cli("examine", question, copied, "--problems", 6, "--json")
     assert json.loads(again.out)["quantities"] == found["quantities"]
