@@ -63,11 +63,6 @@ CASES = {
         "full",
         "train.dead_groups=skip",
     ),
-    "adapters, a process without anything to score": (
-        "one group teaches",
-        "lora",
-        "train.dead_groups=skip",
-    ),
     PLAIN: ("ragged", "full"),
     "nothing to score": ("no group teaches", "full", "train.dead_groups=skip"),
     "a loss that is not finite": ("a loss that is not finite", "full"),
