@@ -44,7 +44,8 @@ def _scaled(recipe: Recipe, name: str, factor: Any, source: str) -> int | float:
     if not _is_number(factor) or factor <= 0:
         raise MulliganError(f"{source}: {name}: times should be a number above 0, not {factor!r}.")
     if isinstance(own, int):
-        return max(1, int(math.floor(own * factor + 0.5)))
+        rounded: int = math.floor(own * factor + 0.5)
+        return max(1, rounded)
     return float(own * factor)
 
 
