@@ -386,7 +386,7 @@ def asked(
 def over_steps(content: Content) -> Found:
     """Read how reflections change over training."""
     fractions = {"cut_off", "distinct", "new_pairs", "names_numbers", "leaks", "scripts"}
-    units = {"tokens": "tokens", "likely_before_all": "nats"}
+    units = {"tokens": "tokens", "original_likelihood": "nats"}
     changes = [q for q in content["quantities"] if q["when"] == "change"]
     lines = [quantity_line(q, unit=units.get(q["name"], "")) for q in changes]
     clear = [
@@ -563,8 +563,8 @@ QUESTIONS = (
                     ("worth_by_tokens", "ten more tokens")],
                    [("worth", "%"), ("again", "%"), ("adds", ""), ("spread_within", ""),
                     *((f"worth_by_{name}", "") for name in
-                      ("leaks", "calculates", "names_numbers", "tokens", "cut_off", "likely",
-                       "likely_before_all"))])),
+                      ("leaks", "calculates", "names_numbers", "tokens", "cut_off", "likelihood",
+                       "original_likelihood"))])),
     Question("reflections", "How do reflections change over training?", "reflections", over_steps),
     Question("long", "Does a long run level off, and does it fall again?", "curve", dev_curve),
     Question("transfer", "Trained on two and three numbers: does it help with four?",

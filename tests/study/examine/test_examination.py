@@ -4,9 +4,10 @@ import json
 import shutil
 
 import pytest
+from studies import write_study
 
 from findings_page import load_findings
-from tiny import run_cli
+from tiny import lines, run_cli
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +68,27 @@ def test_what_cannot_be_asked_is_said(copied, arguments, says):
 def test_a_run_cannot_count_twice(copied):
     outcome = run_cli("examine", "worth", copied, copied)
     assert "ask each run once" in " ".join(outcome.err.split())
+
+
+def test_the_curve_is_that_of_the_evaluations_on_dev_in_a_run_of_a_study(tiny_llama, tmp_path):
+    study = write_study(
+        tmp_path,
+        tiny_llama,
+        arms={"base": {}},
+        seeds=[1],
+        settings={"evaluate.every": 2, "evaluate.dev_problems": 4},
+        in_recipe={"train__steps": 2, "evaluate__problems": 4},
+    )
+    assert run_cli("study", study, "--runs", tmp_path / "runs").code == 0
+    run = tmp_path / "runs" / "tiny_study" / "runs" / "base-1"
+    found = json.loads(run_cli("examine", "curve", run, "--json").out)["quantities"]
+    solved = {q["when"]: q["mean"] for q in found if q["name"] == "after_reflection"}
+    trials = lines(run / "dev.jsonl")
+    for step in (0, 2):
+        own = [trial for trial in trials if trial["when"] == f"step-{step}"]
+        passed = [
+            t["first_try"]["verdict"]["status"] == "passed"
+            or t["after_reflection"]["verdict"]["status"] == "passed"
+            for t in own
+        ]
+        assert solved[f"step {step}"] == sum(passed) / 4

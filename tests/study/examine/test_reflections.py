@@ -55,7 +55,7 @@ def test_a_step_is_measured_by_what_its_reflections_say(tiny_tokenizer):
         names_numbers=pytest.approx((2 / 3 + 2 / 3) / 4),
         leaks=1 / 4,
         scripts=1 / 4,
-        likely_before_all=-3.0,
+        original_likelihood=-3.0,
     )
     assert all(text.endswith("Why?<|im_end|>\n<|im_start|>assistant\n") for text in asked)
 

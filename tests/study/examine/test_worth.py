@@ -33,15 +33,15 @@ def test_the_worth_of_a_reflection_is_the_share_of_judged_retries_that_pass(tiny
         "cut_off": 0.0,
         "names_numbers": 1.0,  # of "question 1"
         "calculates": 0.0,
-        "likely": -1.0,
-        "likely_before_all": -2.0,
+        "likelihood": -1.0,
+        "original_likelihood": -2.0,
     }
     assert (calculating.features["calculates"], calculating.features["names_numbers"]) == (1, 0)
 
 
 def row(problem, number, passed, **features):
     known = dict.fromkeys(("leaks", "cut_off", "names_numbers", "calculates"), 0.0)
-    other = dict.fromkeys(("tokens", "likely", "likely_before_all"))
+    other = dict.fromkeys(("tokens", "likelihood", "original_likelihood"))
     return WorthRow("after", problem, number, passed, 16, 2, 16, {**known, **other, **features})
 
 

@@ -32,7 +32,7 @@ MEASURES = {
     "names_numbers": "share of the problem's numbers that are named",
     "leaks": "share that state a passing answer",
     "scripts": "share whose letters come from more than one script",
-    "likely_before_all": "log-probability per token under the original model, in nats",
+    "original_likelihood": "log-probability per token under the original model, in nats",
 }
 
 
@@ -49,7 +49,7 @@ class StepRow:
     names_numbers: float | None
     leaks: float | None
     scripts: float
-    likely_before_all: float | None
+    original_likelihood: float | None
 
 
 def look(
@@ -76,7 +76,9 @@ def look(
         names_numbers=_mean([names_numbers(question(f.attempt.problem), z.text) for f, z in said]),
         leaks=_mean(leaks([(f.attempt.problem, z.text) for f, z in said])),
         scripts=fmean(len(scripts(text)) > 1 for text in texts),
-        likely_before_all=_likely(said[:: max(1, len(said) // SCORED)], conversations, likelihood),
+        original_likelihood=_likely(
+            said[:: max(1, len(said) // SCORED)], conversations, likelihood
+        ),
     )
 
 

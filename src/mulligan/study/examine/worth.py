@@ -28,8 +28,8 @@ FEATURES = {
     "cut_off": "the token limit cut it off",
     "names_numbers": "it names all of the problem's numbers, rather than none",
     "calculates": "it holds a calculation",
-    "likely": "one nat per token likelier under the model that wrote it",
-    "likely_before_all": "one nat per token likelier under the original model",
+    "likelihood": "one nat per token likelier under the model that wrote it",
+    "original_likelihood": "one nat per token likelier under the original model",
 }
 """What is looked at in a reflection, and what a slope on it is a slope per."""
 
@@ -91,8 +91,8 @@ def ask(bench: Bench, problems: Sequence[Problem], chunk: int) -> Iterator[Worth
     leaks = iter(bench.leaks([(t.problem, z.text) for t, z in pairs]))
     answered = iter(retries)
     for tried, prompt, row, repeated in zip(failed, asked, reflections, again, strict=True):
-        before_all = _original(bench, prompt, row)
-        for number, (z, original) in enumerate(zip(row, before_all, strict=True)):
+        originals = _original(bench, prompt, row)
+        for number, (z, original) in enumerate(zip(row, originals, strict=True)):
             passed, judged = _count(next(answered))
             features = features_of(tried, z, next(leaks), original)
             if judged:
@@ -133,8 +133,8 @@ def features_of(
         "cut_off": float(reflection.finish_reason == "length"),
         "names_numbers": names_numbers(question(tried.problem), reflection.text),
         "calculates": float(_CALCULATION.search(reflection.text) is not None),
-        "likely": round(fmean(logprobs), 4) if logprobs else None,
-        "likely_before_all": None if original is None else round(original, 4),
+        "likelihood": round(fmean(logprobs), 4) if logprobs else None,
+        "original_likelihood": None if original is None else round(original, 4),
     }
 
 
