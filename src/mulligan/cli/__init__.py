@@ -81,7 +81,7 @@ def main() -> None:
 
 def _among_processes() -> None:
     """Run the command line as one of the processes that torchrun or accelerate launched."""
+    from mulligan.run.learning import train_policy
     from mulligan.run.processes import share_out
-    from mulligan.run.stages import train_stage
 
-    share_out(app, train_stage)
+    share_out(app, train_policy)

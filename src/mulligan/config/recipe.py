@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from mulligan.randomness import derive_seed
+
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 AverageFrom = Annotated[float, Field(ge=0, lt=1)] | None
@@ -92,9 +94,11 @@ class Collect(Section):
     store: str | None = None
     """Folder of failures from production (``mulligan import``), taken instead of trying problems.
     """
-    failures: Literal["stored", "online"] = "stored"
-    """``stored``: all problems are tried before training. ``online``: every step draws problems,
-    tries them with the policy as it is then, and trains on what failed."""
+    failures: Literal["stored", "each_round", "online"] = "each_round"
+    """``each_round``: before each round the policy as it is then tries problems that no earlier
+    round has tried. ``stored``: they are tried before the first round alone, which is the same
+    where there is one round. ``online``: every step draws problems, tries them with the policy as
+    it is then, and trains on what failed."""
 
     @model_validator(mode="after")
     def _stored_or_online(self) -> Self:
@@ -410,6 +414,9 @@ class Recipe(Section):
     """Left out: the model is used as it is."""
     lora: Lora | None = None
     """Left out: all weights are trained."""
+    rounds: PositiveInt = 1
+    """How often failures are collected and trained on, each time by the policy that the round
+    before left; with several, each round is evaluated on ``evaluate.dev_problems`` dev problems."""
     collect: Collect
     train: Train
     evaluate: Evaluate
@@ -434,6 +441,32 @@ class Recipe(Section):
                 "puts the mean of the weights in at the last step: use one of them"
             )
         return self
+
+    @model_validator(mode="after")
+    def _rounds_have_failures(self) -> Self:
+        if self.rounds > 1 and self.collect.store and self.collect.failures == "each_round":
+            raise ValueError(
+                "collect.store holds one collection, so later rounds have none of their own: "
+                "set collect.failures: stored, which trains on it in each round, or rounds: 1"
+            )
+        return self
+
+    def of_round(self, number: int) -> "Recipe":
+        """Return the recipe with the seeds of a round; the first has the recipe's own.
+
+        What is evaluated keeps its seeds, so that rounds are compared on the same luck.
+        """
+        if number == 1:
+            return self
+        drawn = derive_seed(self.seed_of("train"), "round", number)
+        return self.model_copy(
+            update={
+                "name": f"{self.name}-round-{number}",
+                "seed": derive_seed(self.seed, "round", number),
+                "train": self.train.model_copy(update={"seed": drawn}),
+                "evaluate": self.evaluate.model_copy(update={"seed": self.seed_of("evaluate")}),
+            }
+        )
 
     def seed_of(self, section: Literal["sft", "train", "evaluate"]) -> int:
         """Return the seed of a section: its own where it has one, else the run's."""

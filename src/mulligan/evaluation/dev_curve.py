@@ -22,7 +22,7 @@ class DevPoint:
     """What one evaluation on dev found; a rate is None where no row of it was judged."""
 
     step: int
-    """Training steps that were done."""
+    """Training steps that were done, or rounds."""
     first_try: Interval | None
     after_reflection: Interval | None
     after_nothing: Interval | None
@@ -40,6 +40,11 @@ def dev_protocol(recipe: Recipe, problems: Sequence[Problem]) -> Protocol:
 def dev_name(step: int) -> str:
     """Return what the trials of an evaluation on dev are called."""
     return f"step-{step}"
+
+
+def round_name(number: int) -> str:
+    """Return what the trials of an evaluation after a round are called; 0 is before the first."""
+    return f"round-{number}"
 
 
 def dev_curve(trials: Iterable[Trial]) -> list[DevPoint]:
@@ -81,7 +86,7 @@ def standing(trials: Iterable[Trial], step: int) -> Standing:
 def _by_step(trials: Iterable[Trial]) -> dict[int, list[Trial]]:
     steps: dict[int, list[Trial]] = {}
     for trial in trials:
-        steps.setdefault(int(trial.when.removeprefix("step-")), []).append(trial)
+        steps.setdefault(int(trial.when.rpartition("-")[2]), []).append(trial)
     return dict(sorted(steps.items()))
 
 

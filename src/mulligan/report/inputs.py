@@ -10,6 +10,7 @@ from mulligan.errors import MulliganError
 from mulligan.evaluation.dev_curve import DevPoint, read_dev
 from mulligan.evaluation.forgetting.records import Forgetting, read_forgetting
 from mulligan.evaluation.results import compute
+from mulligan.evaluation.rounds import Round, read_rounds
 from mulligan.evaluation.store_drift import StoreDrift, read_store_drift
 from mulligan.evaluation.tables import Table
 from mulligan.evaluation.trials import Trials, plan_of, read_trials
@@ -37,6 +38,8 @@ class RunContent:
     """One row per step: seconds of its parts."""
     dev: Sequence[DevPoint]
     """What was solved on dev while training; empty where nothing was evaluated there."""
+    rounds: Sequence[Round]
+    """What several rounds found; empty where there is one. What stands above is the newest's."""
     store_drift: Sequence[StoreDrift]
     """How many stored failures the policy would pass, over training; empty without dev."""
     failures: int
@@ -61,19 +64,20 @@ def read_run(run: Path) -> RunContent:
             f"{run} is not a run's folder: it holds no config.yaml. Give the folder that "
             "`mulligan run` wrote, such as runs/demo."
         )
-    trials = read_trials(run)
+    trials, newest = read_trials(run), folder.newest_round
     settings = read_yaml(folder.config)
     return RunContent(
         name=run.resolve().name,
         settings=with_new_names(read_yaml(folder.config), str(folder.config)),
         warmup=_rows(folder.warmup_log),
-        metrics=_rows(folder.metrics),
-        timings=_rows(folder.timings),
-        dev=read_dev(folder.dev),
-        store_drift=read_store_drift(folder.store_drift),
-        failures=count_lines(folder.failures),
+        metrics=_rows(newest.metrics),
+        timings=_rows(newest.timings),
+        dev=read_dev(newest.dev),
+        rounds=read_rounds(folder),
+        store_drift=read_store_drift(newest.store_drift),
+        failures=count_lines(newest.failures),
         trials=trials,
-        groups=choose_groups(folder),
+        groups=choose_groups(newest),
         table=compute(trials, plan_of(settings.get("evaluate"))),
         forgetting=read_forgetting(folder.forgetting),
     )

@@ -12,6 +12,7 @@ from mulligan.report.figures import rates_figure, reason_figures, training_figur
 from mulligan.report.inputs import RunContent, read_run
 from mulligan.report.layout import document, figure, section, stacked
 from mulligan.report.markup import Html, element, together
+from mulligan.report.rounds import round_figures, rounds_sheet
 from mulligan.report.settings import commands, stages, versions
 from mulligan.report.sheets import (
     Sheet,
@@ -77,6 +78,8 @@ def _sections(run: RunContent) -> Iterator[Html]:
     yield section("The result", *_result(run.table))
     yield section("What reflection adds", *_against_controls(run.table))
     yield section("Wrong answers and unreadable ones", *_reasons(run.table))
+    if run.rounds:
+        yield section("Rounds", *_rounds(run))
     yield section("Training", *_training(run))
     yield section("What was trained on", *_trained(run))
     yield section("Episodes", *_episodes(run))
@@ -157,6 +160,11 @@ def _painted(sheet: Sheet, kind: str) -> Html:
     return together(shown, element("p", sheet.note, class_="note") if sheet.note else "")
 
 
+def _rounds(run: RunContent) -> Iterator[Html]:
+    yield _painted(rounds_sheet(run.rounds), "rates")
+    yield element("div", *map(figure, round_figures(run.rounds)), class_="charts")
+
+
 def _training(run: RunContent) -> Iterator[Html]:
     if run.metrics:
         yield element("p", " ".join(_about_training(run)), class_="note")
@@ -178,6 +186,8 @@ def _is_online(run: RunContent) -> bool:
 
 def _about_training(run: RunContent) -> Iterator[str]:
     kind = "failures of the policy as it was at each step" if _is_online(run) else "stored failures"
+    if run.rounds:
+        yield "What follows is the newest round’s."
     yield f"{len(run.metrics):,} steps on {run.failures:,} {kind}."
     shares = [(line.step, share) for line in run.store_drift if (share := line.share)]
     if len(shares) > 1:

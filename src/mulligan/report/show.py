@@ -22,10 +22,10 @@ def show_episodes(run: RunFolder, count: int, console: Console) -> None:
     Raises:
         MulliganError: the run has none yet.
     """
-    records = newest_episodes(run.episodes, count)
+    records = newest_episodes(run.newest_round.episodes, count)
     if not records:
         raise MulliganError(f"{run.path} has no episodes yet; they come with training.")
-    failures = find_failures(run.failures, {record.failure_id for record in records})
+    failures = find_failures(run.newest_round.failures, {record.failure_id for record in records})
     for record in records:
         console.print(_panel(record, failures, run.path))
 

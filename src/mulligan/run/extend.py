@@ -26,7 +26,7 @@ def changes_refused(before: Recipe, after: Recipe) -> list[str]:
     changed = changed_settings(before, after)
     if after.train.steps <= before.train.steps:
         return changed
-    why = _why_not_longer(before.train, after.train)
+    why = _why_not_longer(before, after.train)
     if why is None:
         return [each for each in changed if each.partition(":")[0] not in _TOGETHER]
     return [f"{each} ({why})" if each.startswith("train.steps:") else each for each in changed]
@@ -51,8 +51,11 @@ def extend(run: RunFolder, before: Recipe, after: Recipe, done: list[str]) -> No
     write_atomically(run.config, as_yaml(recipe) + yaml.safe_dump({MADE_WITH: made}))
 
 
-def _why_not_longer(before: Train, after: Train) -> str | None:
+def _why_not_longer(recipe: Recipe, after: Train) -> str | None:
     """Say why a training cannot have more steps; None where it can."""
+    before = recipe.train
+    if recipe.rounds > 1:
+        return "each of its rounds goes on from the end of the one before"
     if before.schedule != "constant":
         return (
             f"the {before.schedule} schedule spans all steps, so those that are done would have "

@@ -31,7 +31,7 @@ def failures_of(
     recipe, run = session.recipe, session.run
     with FailureStore(run.failures) as store:
         if recipe.collect.failures == "online":
-            problems = session.problems("train", recipe.collect.problems)
+            problems = session.training_problems()
             with RecordLog(run.collected, StepTries, step_tries_key) as log:
                 yield OnlineFailures(
                     engine, conversations, session.verify, problems, recipe, store, log

@@ -62,7 +62,7 @@ def export(run: RunFolder, recipe: Recipe, folder: Path, with_failures: bool = F
         results = pydantic_core.to_json(_results(run, recipe), indent=1)
         (building / "results.json").write_bytes(results + b"\n")
         if with_failures:
-            shutil.copyfile(run.failures, building / "failures.jsonl")
+            shutil.copyfile(run.newest_round.failures, building / "failures.jsonl")
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 

@@ -202,9 +202,9 @@ def expect(probe: Probe, recipe: Recipe) -> Expected:
     little.
     """
     train, evaluate, pace = recipe.train, recipe.evaluate, probe.pace
-    collects = recipe.collect.store is None and recipe.collect.failures == "stored"
+    collects = recipe.collect.store is None and recipe.collect.failures != "online"
     tries = recipe.collect.problems * recipe.collect.attempts if collects else 0
-    groups = train.steps * train.failures_per_step
+    groups = recipe.rounds * train.steps * train.failures_per_step
     afresh = make_objective(recipe).samples == "first try"
     failing = (probe.tried.failed + probe.tried.unparseable) / max(probe.tried.attempts, 1)
     trials = evaluate.problems * evaluate.samples

@@ -30,6 +30,8 @@ class Training:
 
     recipe: dict[str, Any]
     run: str
+    start: str | None
+    """The model to start from, where it is not the recipe's or the warm-up's."""
 
 
 def share_out(command: Callable[[], None], train: Callable[[Session], None]) -> None:
@@ -67,11 +69,16 @@ def _follow(processes: "Processes", train: Callable[[Session], None]) -> None:
         recipe = check_recipe(asked.recipe, "The first process's recipe")
         stop = StopRequest()
         with stop.listening(quiet), ExitStack() as stack:
-            session = Session(recipe, RunFolder(Path(asked.run)), quiet, stop, stack)
+            session = Session(recipe, RunFolder(Path(asked.run)), quiet, stop, stack, asked.start)
             try:
                 train(session)
             except StoppedEarly:
                 continue
+
+
+def _absolute(model: str | None) -> str | None:
+    """Return a model's folder as every process finds it; a name stays as it is."""
+    return str(Path(model).absolute()) if model is not None and Path(model).is_dir() else model
 
 
 def _nothing_more() -> Training | None:
@@ -106,7 +113,7 @@ def together(session: Session) -> "Iterator[Processes]":
             "has whole with train.shard. Leave out train.shard, or use another reward."
         )
     recipe = session.recipe.model_dump(mode="json") | {"track": []}
-    asked = Training(recipe, str(session.run.path.absolute()))
+    asked = Training(recipe, str(session.run.path.absolute()), _absolute(session.start))
     processes.first(lambda: asked, Training | None)
     launch.busy = True
     try:

@@ -24,6 +24,7 @@ from mulligan import __version__
 from mulligan.config import (
     FORMAT,
     MADE_WITH,
+    Generate,
     Recipe,
     as_yaml,
     check_recipe,
@@ -60,14 +61,23 @@ class Session:
     """A run folder that this process holds, with what its stages share."""
 
     def __init__(
-        self, recipe: Recipe, run: RunFolder, console: Console, stop: StopRequest, stack: ExitStack
+        self,
+        recipe: Recipe,
+        run: RunFolder,
+        console: Console,
+        stop: StopRequest,
+        stack: ExitStack,
+        start: str | None = None,
     ) -> None:
         self.recipe = recipe
         self.run = run
         self.console = console
         self.stop = stop
         self._stack = stack
-        self._engine = ExitStack()
+        self._engine = stack.enter_context(ExitStack())
+        self.round = 1
+        self.start = start
+        """The model to start from, where it is not the recipe's or the warm-up's."""
         self._errors = ErrorShare(recipe.verify.max_error_share)
 
     @cached_property
@@ -104,6 +114,16 @@ class Session:
         """
         return first_problems(self.task, split, count)
 
+    def training_problems(self) -> list[Problem]:
+        """Return the problems that are tried: in each round others, unless failures are stored.
+
+        Raises:
+            MulliganError: the training split has too few.
+        """
+        count, failures = self.recipe.collect.problems, self.recipe.collect.failures
+        before = 0 if failures == "stored" else count * (self.round - 1)
+        return self.problems("train", before + count)[before:]
+
     def load(
         self, model: str | Path, *, to_train: bool = False, to_shard: bool = False
     ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
@@ -130,7 +150,9 @@ class Session:
 
     @property
     def start_model(self) -> str:
-        """The model that training starts from: warmed up where the recipe has a warm-up."""
+        """The model that training starts from: what the round before left, or the warm-up."""
+        if self.start is not None:
+            return self.start
         return str(self.run.warmed_up) if self.recipe.sft else self.recipe.model
 
     def engine(
@@ -156,8 +178,7 @@ class Session:
 
     def release_engine(self) -> None:
         """Close the open engines, and let go of their models, before others are loaded."""
-        self._engine.close()
-        self._engine = self._stack.enter_context(ExitStack())
+        self._engine.close()  # it can be used again after that
 
     def conversations(
         self,
@@ -198,13 +219,7 @@ class Session:
         lengths = [conversations.longest(each, *limits) for each in problems]
         kept = [each for each, size in zip(problems, lengths, strict=True) if size <= context]
         if not kept:
-            raise MulliganError(
-                f"No problem fits the model's context of {context} tokens: with two answers and a "
-                f"reflection of the lengths asked for ({generate.answer_tokens} and "
-                f"{generate.reflection_tokens} tokens) the shortest takes {min(lengths)}. Lower "
-                "generate.answer_tokens or generate.reflection_tokens, or use a model with a "
-                "longer context."
-            )
+            raise MulliganError(_none_fits(generate, context, min(lengths)))
         if left_out := len(problems) - len(kept):
             self.console.print(f"{left_out} of {len(problems)} problems do not fit: left out")
         return kept
@@ -216,15 +231,7 @@ class Session:
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Callable[..., None]]:
         """Show a bar; call what it yields with the number of things done."""
-        bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-        )
+        bar = _progress_bar(self.console)
         with bar:
             row = bar.add_task(title, total=total, note="")
 
@@ -240,6 +247,28 @@ class Session:
     def mark_done(self, stage: str) -> None:
         """Remember that a stage has ended."""
         write_atomically(self.run.stages, json.dumps([*stages_done(self.run), stage]) + "\n")
+
+
+def _progress_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+def _none_fits(generate: Generate, context: int, shortest: int) -> str:
+    return (
+        f"No problem fits the model's context of {context} tokens: with two answers and a "
+        f"reflection of the lengths asked for ({generate.answer_tokens} and "
+        f"{generate.reflection_tokens} tokens) the shortest takes {shortest}. Lower "
+        "generate.answer_tokens or generate.reflection_tokens, or use a model with a longer "
+        "context."
+    )
 
 
 def _shorter(*contexts: int | None) -> int | None:

@@ -4,46 +4,35 @@ Each stage takes what the ones before it left in the folder, and is done once; a
 off goes on where it was.
 """
 
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mulligan.engines.base import require_token_ids, require_trainable
+from mulligan.engines.base import require_trainable
 from mulligan.engines.registry import find_engine
-from mulligan.episodes.collect import Collected, collect, collected_key
 from mulligan.episodes.conversation import tells_verdict
-from mulligan.episodes.failures import FailureStore
 from mulligan.errors import MulliganError
 from mulligan.evaluation.controls import controls_of
 from mulligan.evaluation.evaluate import Protocol
 from mulligan.evaluation.scores import check_endpoints
 from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
-from mulligan.run import advice
-from mulligan.run.dev import dev_looks
-from mulligan.run.failures import failures_of
 from mulligan.run.out_of_memory import memory_errors
 from mulligan.run.probe import probe_once
-from mulligan.run.processes import together
-from mulligan.run.reported import reported_problems, take_reported
+from mulligan.run.reported import reported_problems
+from mulligan.run.rounds import (
+    collect_first_round,
+    lost_model,
+    problems_of_all_rounds,
+    train_rounds,
+)
 from mulligan.run.session import Session
-from mulligan.run.trained import trained_step
+from mulligan.run.trained import checkpoints_of, ended_with, last_round, trained_step
 from mulligan.run.trials import run_trials
 from mulligan.storage.atomic import remove_folder, whole_folder
 from mulligan.storage.records import RecordLog
-from mulligan.trainer.trackers import open_trackers, require_trackers
-from mulligan.types import SftStep, StepMetrics
-
-if TYPE_CHECKING:
-    from mulligan.trainer.distributed import Processes
-
-ENOUGH_TO_JUDGE = 200
-"""Failures that are looked at for what speaks against the recipe's settings."""
-
-logger = logging.getLogger("mulligan")
+from mulligan.trainer.trackers import require_trackers
+from mulligan.types import SftStep
 
 
 @dataclass(frozen=True)
@@ -68,10 +57,10 @@ def warm_up_stage(session: Session) -> None:
     from mulligan.trainer.update import compute_activations_twice
 
     recipe, settings = session.recipe, session.recipe.sft
-    problems = reported_problems(session) or session.problems("train", recipe.collect.problems)
+    problems = reported_problems(session) or problems_of_all_rounds(session)
     make_objective(recipe).reward.check(session.task, problems)  # said now, not hours later
     session.problems(recipe.evaluate.split, recipe.evaluate.problems)
-    if recipe.evaluate.every is not None:
+    if recipe.evaluate.every is not None or recipe.rounds > 1:
         session.problems("dev", recipe.evaluate.dev_problems)
     controls_of(recipe.evaluate)  # so are controls and endpoints that do not exist
     check_endpoints(recipe.evaluate.endpoints)
@@ -116,115 +105,6 @@ def warm_up_stage(session: Session) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def collect_stage(session: Session) -> None:
-    """Let the model try the training problems; keep what it fails."""
-    recipe, run = session.recipe, session.run
-    if recipe.collect.store is not None:
-        take_reported(session)
-        return
-    if recipe.collect.failures == "online":
-        session.console.print("collect: every training step tries problems of its own")
-        return
-    model, tokenizer = session.load(session.start_model)
-    problems = session.problems("train", recipe.collect.problems)
-    engine = session.engine(model, tokenizer)
-    require_token_ids(engine)
-    with (
-        session.progress("collect", len(problems)) as advance,
-        FailureStore(run.failures) as store,
-        RecordLog(run.collected, Collected, collected_key) as log,
-    ):
-
-        def progress(done: int) -> None:
-            advance(done, f"{len(store)} failures")
-            session.stop.check(f"{len(store)} failures collected")
-
-        collect(
-            engine,
-            session.conversations(model, tokenizer, engine),
-            session.verify,
-            problems,
-            attempts=recipe.collect.attempts,
-            at_once=recipe.generate.problems_at_once,
-            sampling=session.sampling(recipe.generate.answer_tokens),
-            reflection_tokens=recipe.generate.reflection_tokens,
-            model=recipe.model,
-            store=store,
-            log=log,
-            progress=progress,
-        )
-        for warning in advice.on_collected(log, list(islice(store, ENOUGH_TO_JUDGE))):
-            logger.warning("%s", warning)
-        store.require(recipe.train.failures_per_step)
-
-
-def _in_brief(line: StepMetrics) -> str:
-    """Say how a training step went; what is rewarded may be something other than a pass."""
-    rewarded = f"reward {line.reward:.3g}"
-    passed = rewarded if line.passed is None else f"{line.passed:.0%} of retries pass"
-    return f"{passed}, {line.reflection_tokens:.0f} tokens per reflection"
-
-
-def train_stage(session: Session) -> None:
-    """Reflect, retry, reward: train the model on the reflections that led to a pass."""
-    with together(session) as processes:
-        _train(session, processes)
-
-
-def _train(session: Session, processes: "Processes") -> None:
-    """Train as one of the processes that do."""
-    from mulligan.trainer.loop import train
-
-    recipe, run = session.recipe, session.run
-    sharded = recipe.train.shard and processes.count > 1
-    model, tokenizer = session.load(session.start_model, to_train=True, to_shard=sharded)
-    if warning := advice.on_learning_rate(recipe, model.num_parameters()):
-        logger.warning("%s", warning)
-    # Before adapters are put into the model; with shards, no process has it whole to generate with.
-    generating = session.load(session.start_model)[0] if sharded else model
-    engine = session.engine(generating, tokenizer)
-    conversations = session.conversations(model, tokenizer, engine)
-    steps = recipe.train.steps
-    done = processes.first(session.checkpoints.newest, int | None)
-    with (
-        session.progress("train", steps) as advance,
-        failures_of(session, engine, conversations, begun=bool(done)) as failures,
-        open_trackers(run, recipe) as trackers,
-    ):
-        advance(done or 0)
-
-        def progress(line: StepMetrics) -> None:
-            warning = advice.on_reflections(line.truncated, f"step {line.step}")
-            if line.step == (done or 0) + 1 and warning:
-                logger.warning("%s", warning)
-            advance(1, _in_brief(line))
-            trackers.append(asdict(line))
-
-        policy = session.policy(model)
-        train(
-            policy=policy,
-            tokenizer=tokenizer,
-            engine=engine,
-            failures=failures,
-            conversations=conversations,
-            verify=session.verify,
-            verifier=session.verifier,
-            recipe=recipe,
-            run=run,
-            stop=session.stop,
-            progress=progress,
-            look=dev_looks(session, engine, conversations),
-            processes=processes,
-        )
-
-
-def lost_checkpoint(session: Session) -> str | None:
-    """Name the trained checkpoint where it is missing or damaged."""
-    checkpoints = session.checkpoints
-    step = trained_step(session.checkpoints, session.recipe)
-    return None if checkpoints.is_whole(step) else str(checkpoints.path(step))
-
-
 def evaluate_before_stage(session: Session) -> None:
     """Measure first try, second try and controls before training."""
     _evaluate(session, "before", session.start_model)
@@ -232,9 +112,9 @@ def evaluate_before_stage(session: Session) -> None:
 
 def evaluate_after_stage(session: Session) -> None:
     """Measure the same after training, on the same problems and seeds."""
-    step = trained_step(session.checkpoints, session.recipe)
-    _evaluate(session, "after", session.checkpoints.path(step))
-    session.checkpoints.mark_best(step)
+    folder = last_round(session.run, session.recipe)
+    _evaluate(session, "after", ended_with(folder, session.recipe))
+    checkpoints_of(folder, session.recipe).mark_best(trained_step(folder, session.recipe))
 
 
 def _evaluate(session: Session, when: str, model_name: str | Path) -> None:
@@ -270,7 +150,7 @@ STAGES = (
         "collect",
         "collect",
         "Let the model try; keep what it fails.",
-        collect_stage,
+        collect_first_round,
         needs=("warmup",),
     ),
     Stage(
@@ -284,9 +164,9 @@ STAGES = (
         "train",
         "train",
         "Reflect, retry, reward.",
-        train_stage,
+        train_rounds,
         needs=("collect",),
-        lost=lost_checkpoint,
+        lost=lost_model,
     ),
     Stage(
         "evaluate-after",

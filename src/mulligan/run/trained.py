@@ -1,4 +1,4 @@
-"""The model that a finished training left, for commands that take it further."""
+"""The model that a round, and the whole of a finished training, left."""
 
 from pathlib import Path
 
@@ -9,10 +9,42 @@ from mulligan.storage.checkpoint import Checkpoints, verify
 from mulligan.storage.run_folder import RunFolder
 
 
-def trained_step(checkpoints: Checkpoints, recipe: Recipe) -> int:
-    """Return the step whose weights are the trained model: the best on dev, else the last."""
-    best = checkpoints.best() if recipe.evaluate.every is not None else None
+def last_round(run: RunFolder, recipe: Recipe) -> RunFolder:
+    """Return the folder of a recipe's last round: the run's own where there is one round."""
+    return run if recipe.rounds == 1 else run.round(recipe.rounds)
+
+
+def checkpoints_of(folder: RunFolder, recipe: Recipe) -> Checkpoints:
+    """Return the checkpoints of a round."""
+    return Checkpoints(folder.checkpoints, recipe.train.keep_checkpoints)
+
+
+def trained_step(folder: RunFolder, recipe: Recipe) -> int:
+    """Return the step whose weights a training ends with: the best on dev, else the last."""
+    best = checkpoints_of(folder, recipe).best() if recipe.evaluate.every is not None else None
     return recipe.train.steps if best is None else best
+
+
+def writes_model(recipe: Recipe) -> bool:
+    """Whether a round ends with a whole model of its own rather than a checkpoint.
+
+    The adapters of a later round would have no base that is a folder; so they are merged.
+    """
+    return recipe.lora is not None and recipe.rounds > 1
+
+
+def ended_with(folder: RunFolder, recipe: Recipe) -> Path:
+    """Return the model that a round ended with."""
+    if writes_model(recipe):
+        return folder.model
+    return checkpoints_of(folder, recipe).path(trained_step(folder, recipe))
+
+
+def is_whole(folder: RunFolder, recipe: Recipe) -> bool:
+    """Whether the model that a round ended with is there, unchanged."""
+    if writes_model(recipe):
+        return (folder.model / "config.json").is_file()
+    return checkpoints_of(folder, recipe).is_whole(trained_step(folder, recipe))
 
 
 def trained_model(run: RunFolder, recipe: Recipe) -> Path:
@@ -26,12 +58,13 @@ def trained_model(run: RunFolder, recipe: Recipe) -> Path:
             f"{run.path} is still in training: it has no trained model yet. "
             f"Let it finish: `mulligan train {run.path}`."
         )
-    checkpoints = Checkpoints(run.checkpoints, recipe.train.keep_checkpoints)
-    path = checkpoints.path(trained_step(checkpoints, recipe))
+    folder = last_round(run, recipe)
+    path = ended_with(folder, recipe)
     if not path.is_dir():
         raise MulliganError(
             f"{path} is missing, which is the trained model. "
             f"Train its steps again: `mulligan evaluate {run.path}`."
         )
-    verify(path)
+    if path != folder.model:
+        verify(path)
     return path

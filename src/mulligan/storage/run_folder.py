@@ -71,6 +71,36 @@ class RunFolder:
         return self.path / "dev.jsonl"
 
     @property
+    def rounds(self) -> Path:
+        """A folder for each of several rounds, which is laid out as that of a run of one round."""
+        return self.path / "rounds"
+
+    def round(self, number: int) -> "RunFolder":
+        """Return the folder of one of several rounds."""
+        return RunFolder(self.rounds / str(number))
+
+    @property
+    def rounds_begun(self) -> "list[RunFolder]":
+        """The folders of the rounds so far, in order: the run's own where it has one round."""
+        begun = sorted(int(path.name) for path in self.rounds.glob("[0-9]*"))
+        return [self.round(number) for number in begun] or [self]
+
+    @property
+    def newest_round(self) -> "RunFolder":
+        """The folder of the last round that was begun."""
+        return self.rounds_begun[-1]
+
+    @property
+    def round_trials(self) -> Path:
+        """Evaluations on dev before the first round and after each: one line per trial."""
+        return self.path / "rounds.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """The model that a round ended with, where it is no checkpoint of its training."""
+        return self.path / "model"
+
+    @property
     def store_drift(self) -> Path:
         """How many stored failures the policy would pass, measured with each evaluation on dev."""
         return self.path / "store_drift.jsonl"

@@ -16,8 +16,8 @@ from mulligan.config import Recipe
 from mulligan.interrupt import StopRequest
 from mulligan.run.session import Session, open_session, refuse_changed_settings, stages_done
 from mulligan.run.stages import run_stages
+from mulligan.run.trained import checkpoints_of, writes_model
 from mulligan.storage.atomic import remove_folder, whole_folder, write_atomically
-from mulligan.storage.checkpoint import Checkpoints
 from mulligan.storage.run_folder import RunFolder
 from mulligan.study.plan import SHARED, Plan, PlannedRun
 from mulligan.study.result import ResultsFolder
@@ -153,10 +153,24 @@ def drop_weights(jobs: Sequence[Job], folder: StudyFolder, kept: Sequence[str] =
         if job.id in left:
             continue
         if job.run and job.run.arm in kept:
-            Checkpoints(run.checkpoints, keep=1).keep_best_model()
+            _keep_two_models(run, job.recipe)
         else:
             remove_folder(run.warmed_up)
-            remove_folder(run.checkpoints)
+            for each in run.rounds_begun:
+                remove_folder(each.checkpoints)
+                remove_folder(each.model)
+
+
+def _keep_two_models(run: RunFolder, recipe: Recipe) -> None:
+    """Leave the model that a finished run started from, and the one that it trained."""
+    *earlier, last = run.rounds_begun
+    for each in earlier:
+        remove_folder(each.checkpoints)
+        remove_folder(each.model)
+    if writes_model(recipe):
+        remove_folder(last.checkpoints)
+    else:
+        checkpoints_of(last, recipe).keep_best_model()
 
 
 def _take(session: Session, source: RunFolder) -> None:
@@ -173,7 +187,7 @@ def _left_by(stage: str) -> tuple[str, ...]:
     run = RunFolder(Path())
     left = {
         "warmup": (run.warmed_up, run.warmup_log),
-        "collect": (run.failures, run.collected),
+        "collect": (run.failures, run.collected, run.rounds),
         "evaluate-before": (run.evaluation("before"),),
         "train": (
             run.checkpoints,
@@ -184,6 +198,8 @@ def _left_by(stage: str) -> tuple[str, ...]:
             run.collected,
             run.dev,
             run.store_drift,
+            run.rounds,
+            run.round_trials,
         ),
     }
     return tuple(map(str, left[stage]))

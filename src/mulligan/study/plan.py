@@ -25,9 +25,9 @@ SHARED = ("warmup", "collect", "evaluate-before", "train")
 """Stages that arms, or seeds that are crossed, may share, in order."""
 
 _IDLE: Mapping[str, tuple[str, ...]] = {
-    "warmup": ("seed", "generate", "engine", "verify", "collect", "train", "evaluate"),
+    "warmup": ("seed", "generate", "engine", "verify", "rounds", "collect", "train", "evaluate"),
     "collect": ("train", "evaluate"),
-    "evaluate-before": ("seed", "train", "collect"),
+    "evaluate-before": ("seed", "rounds", "train", "collect"),
     "train": ("evaluate",),
 }
 """Sections that a shared stage does not depend on; seeds and the exceptions below are added."""

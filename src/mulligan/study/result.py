@@ -206,10 +206,13 @@ def _sha256(path: Path) -> str:
 
 
 def _cost(folder: RunFolder) -> Cost:
-    steps = sum(1 for _ in _records(folder.metrics))
-    tokens = sum(_tokens(record) for record in _records(folder.episodes))
-    seconds = sum(row["rollout"] + row["update"] for row in _records(folder.timings))
-    collecting = sum(line.get("tokens", 0) for line in _records(folder.collected))
+    rounds = folder.rounds_begun
+    steps = sum(1 for each in rounds for _ in _records(each.metrics))
+    tokens = sum(_tokens(record) for each in rounds for record in _records(each.episodes))
+    seconds = sum(
+        row["rollout"] + row["update"] for each in rounds for row in _records(each.timings)
+    )
+    collecting = sum(row.get("tokens", 0) for each in rounds for row in _records(each.collected))
     return Cost(steps, tokens, round(seconds, 1), collecting)
 
 

@@ -62,7 +62,7 @@ def browse(run: RunFolder, source: Source, wanted: Wanted, before: int | None = 
         MulliganError: a line is not a record.
     """
     is_training = source == "training"
-    path = run.episodes if is_training else run.evaluation(source)
+    path = run.newest_round.episodes if is_training else run.evaluation(source)
     as_row = _episode_row if is_training else _trial_row
     rows: list[dict[str, Any]] = []
     scanned = 0
@@ -83,7 +83,7 @@ def failed_attempt(run: RunFolder, failure_id: str) -> dict[str, Any] | None:
     Raises:
         MulliganError: the stored failure cannot be read.
     """
-    found = find_failures(run.failures, {failure_id}).get(failure_id)
+    found = find_failures(run.newest_round.failures, {failure_id}).get(failure_id)
     if found is None:
         return None
     attempt = found.attempt

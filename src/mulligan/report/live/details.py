@@ -32,7 +32,7 @@ def run_details(run: RunFolder) -> dict[str, Any]:
         MulliganError: a file of the run cannot be read.
     """
     recipe = recipe_in(run)
-    metrics = newest_rows(run.metrics, None)
+    metrics = newest_rows(run.newest_round.metrics, None)
     trials = read_trials(run.path)
     table = compute(trials) if any(trials.values()) else None
     return {

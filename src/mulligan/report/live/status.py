@@ -113,7 +113,8 @@ class StatusReader:
 def _watched(run: RunFolder) -> list[Path]:
     """Return the files that a status is made of."""
     trials = [run.evaluation("before"), run.evaluation("after")]
-    steps = [run.warmup_log, run.collected, run.metrics, run.timings]
+    newest = run.newest_round
+    steps = [run.warmup_log, newest.collected, newest.metrics, newest.timings]
     return [run.config, run.stages, *steps, *trials]
 
 
@@ -159,7 +160,7 @@ def _progress(run: RunFolder, recipe: Recipe) -> Progress | None:
         Progress("warmup", *_warmup_steps(run, recipe), "steps"),
         Progress("collect", _collected(run), _attempts(recipe), "attempts"),
         Progress("evaluate-before", count_lines(run.evaluation("before")), trials, "trials"),
-        Progress("train", count_lines(run.metrics), recipe.train.steps, "steps"),
+        Progress("train", *_train_steps(run, recipe), "steps"),
         Progress("evaluate-after", count_lines(run.evaluation("after")), trials, "trials"),
         Progress("report", 0, 1, "pages"),
     ]
@@ -181,13 +182,19 @@ def _warmup_steps(run: RunFolder, recipe: Recipe) -> tuple[int, int]:
     return count_lines(run.warmup_log), -(-recipe.sft.examples // recipe.sft.batch)
 
 
+def _train_steps(run: RunFolder, recipe: Recipe) -> tuple[int, int]:
+    """Return the steps that are done in all rounds, and how many there are to be."""
+    done = sum(count_lines(each.metrics) for each in run.rounds_begun)
+    return done, recipe.train.steps * recipe.rounds
+
+
 def _attempts(recipe: Recipe) -> int:
     return recipe.collect.problems * recipe.collect.attempts
 
 
 def _collected(run: RunFolder) -> int:
     """Return how many attempts were made; a line counts those of a whole chunk of problems."""
-    return sum(row.get("attempts", 0) for row in newest_rows(run.collected, None))
+    return sum(row.get("attempts", 0) for row in newest_rows(run.newest_round.collected, None))
 
 
 def newest_rows(path: Path, count: int | None) -> list[dict[str, Any]]:
@@ -214,7 +221,7 @@ def _seconds_left(run: RunFolder, progress: Progress | None) -> float | None:
     """Return how long the rest of a training takes at the pace of its newest steps."""
     if progress is None or progress.stage != "train":
         return None
-    rows = newest_rows(run.timings, _RECENT_STEPS)
+    rows = newest_rows(run.newest_round.timings, _RECENT_STEPS)
     paces = [row["rollout"] + row["update"] for row in rows if {"rollout", "update"} <= {*row}]
     return median(paces) * (progress.total - progress.done) if paces else None
 
