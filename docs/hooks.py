@@ -23,6 +23,7 @@ MENU = {
     ],
     "Go further": [
         "objectives.md",
+        "rounds.md",
         "engines.md",
         "studies.md",
         "scale.md",

@@ -385,6 +385,21 @@ class SftStep:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsolidationStep:
+    """A line of ``consolidation.jsonl``."""
+
+    step: int
+    loss: float
+    """Weighted mean over its tokens, in nats: the negative log-likelihood of an answer that passed,
+    or the divergence from the distribution after the reflection."""
+    gradient_norm: float
+    trained: int
+    """Tokens that were trained on."""
+    sampled: int
+    """Tokens that were generated for it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Demonstration:
     """A conversation to fine-tune on: an answer, or a failure put right after a reflection."""
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from mulligan.logprobs.divergence import compare_models
+from mulligan.logprobs.divergence import compare_models, next_logits, reverse_kl
 from tiny_models import make_ids, make_model
 
 
@@ -54,3 +54,28 @@ def test_a_token_that_is_impossible_for_a_model_is_not_a_nan(models):
     found = compare_models([certain, models[0]], make_ids(3, 1), make_ids(5, 2))
 
     assert all(math.isfinite(each) for row in found.divergence_MM for each in row)
+
+
+def test_the_divergence_of_a_student_from_its_teacher_by_hand():
+    student = torch.tensor([[0.5, 0.5], [0.25, 0.75]]).log()
+    teacher = torch.tensor([[0.25, 0.75], [0.25, 0.75]]).log() + 3.0  # logits, up to a constant
+    by_hand = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    assert reverse_kl(student, teacher).item() == pytest.approx(by_hand, rel=1e-6)
+    assert by_hand == pytest.approx(0.143841, abs=1e-6)
+
+
+def test_its_gradient_is_p_times_the_log_ratio_less_the_divergence():
+    logits = torch.tensor([[0.2, -0.4, 0.9]], requires_grad=True)
+    teacher = torch.tensor([[0.1, 0.5, -0.3]])
+    divergence = reverse_kl(logits, teacher)
+    divergence.backward()
+    student = logits.detach().log_softmax(-1)
+    expected = student.exp() * (student - teacher.log_softmax(-1) - divergence.detach())
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_the_logits_of_a_continuation_are_those_that_predict_it(models):
+    context, continuation = make_ids(7, 1), make_ids(4, 2)
+    found = next_logits(models[0], context, continuation)
+    ids = torch.tensor([[*context, *continuation]])
+    torch.testing.assert_close(found, models[0](ids).logits[0, len(context) - 1 : -1].float())

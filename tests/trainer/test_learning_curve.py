@@ -5,43 +5,21 @@ The task is to answer "bb". A tiny model is first fine-tuned on conversations wh
 passes half of the time, and only a better reflection can change that: no token of an answer learns.
 """
 
-from collections.abc import Iterator
-
 import pytest
 
+import say_b_task
 from mulligan.config import Sft
 from mulligan.engines.local.engine import LocalEngine
 from mulligan.episodes.conversation import Conversations
 from mulligan.episodes.rollout import reflect_and_retry
 from mulligan.models.load import load_model
 from mulligan.objectives.losses.grpo import Grpo
-from mulligan.tasks.base import Task
 from mulligan.trainer.sft import fine_tune
-from mulligan.types import Demonstration, Problem, Sampling, Verdict
+from mulligan.types import Sampling
 from mulligan.verifiers.pool import InProcessVerifier
+from say_b_task import SayB
+from tiny import lines, run_cli, write_recipe
 from training_bench import Bench, failures
-
-
-class SayB(Task):
-    """Passes for one answer only."""
-
-    name = "say_b"
-    safe = True
-
-    def problems(self, split: str) -> Iterator[Problem]:
-        for number in range(40):
-            yield Problem.create(f"{split}-{number}", {})
-
-    def verify(self, problem: Problem, answer: str) -> Verdict:
-        del problem
-        return Verdict.right() if answer == "bb" else Verdict.wrong()
-
-    def demonstrations(self, count: int, seed: int) -> Iterator[Demonstration]:
-        del seed
-        for number, problem in zip(range(count), [*self.problems("train")] * count, strict=False):
-            said = "bc"[number // 40 % 2]
-            yield Demonstration(problem, "a", said, said * 2)
-
 
 VERIFIER = InProcessVerifier(SayB())
 STEPS = 12
@@ -118,3 +96,29 @@ def test_with_the_advantages_sign_flipped_it_falls_by_twenty_points(
 
     monkeypatch.setattr(Grpo, "advantages", flipped)
     assert change(bench, follower, "unlearns", seed) < -0.2
+
+
+def first_tries_that_pass(run, when):
+    rows = lines(run / "evaluation" / f"{when}.jsonl")
+    return sum(row["first_try"]["verdict"]["status"] == "passed" for row in rows) / len(rows)
+
+
+@pytest.mark.parametrize(("method", "epochs"), [("sft", 4), ("distill", 16)])
+def test_consolidation_moves_what_reflections_found_into_the_first_try(
+    follower, tmp_path, method, epochs
+):
+    recipe = write_recipe(
+        tmp_path,
+        follower,
+        task=say_b_task.__file__,
+        sft=None,
+        collect__problems=24,
+        train__steps=1,
+        train__learning_rate=1e-6,  # the training itself hardly moves it
+        evaluate__problems=30,
+        consolidate={"method": method, "batch": 8, "learning_rate": 2e-3, "epochs": epochs},
+    )
+    outcome = run_cli("run", recipe, "--runs", tmp_path)
+    assert outcome.code == 0, outcome.err
+    run = tmp_path / "tiny"
+    assert first_tries_that_pass(run, "after") > first_tries_that_pass(run, "before") + 0.2

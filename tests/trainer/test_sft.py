@@ -92,15 +92,15 @@ def test_lessons_share_what_they_begin_with_up_to_the_first_word_that_is_trained
 
 def expected_loss(policy, batch):
     """Mean negative log-likelihood of the trained tokens, each lesson by itself."""
-    total, tokens = 0.0, 0
+    total, tokens = 0.0, 0.0
     for each in batch:
         ids = torch.tensor([each.token_ids])
         with torch.no_grad():
             logprobs = policy(ids).logits[0, :-1].log_softmax(-1)
         taken = logprobs.gather(1, ids[0, 1:, None])[:, 0]
         on = torch.tensor(each.trained[1:])
-        total -= float(taken[on].sum())
-        tokens += int(on.sum())
+        total -= each.weight * float(taken[on].sum())
+        tokens += each.weight * int(on.sum())
     return pytest.approx(total / tokens, rel=1e-5)
 
 
@@ -133,6 +133,17 @@ def test_lessons_that_begin_differently_go_through_the_policy_in_one_pass(model)
     scorer = GroupScorer(model[0])
     passes = {pack: len(batch_losses(scorer, batch, pack)) for pack in (True, False)}
     assert passes == {True: 1, False: 2}
+
+
+def test_lessons_count_as_much_as_they_weigh(model):
+    batch = [
+        Lesson((5, 6, 7), (False, True, True), 0.25),
+        Lesson((5, 8, 9, 7), (False, True, True, True), 0.5),
+        Lesson((9, 8), (False, True)),
+    ]
+    assert found_loss(model[0], batch) == expected_loss(model[0], batch)
+    even = [Lesson(each.token_ids, each.trained) for each in batch]
+    assert found_loss(model[0], batch) != expected_loss(model[0], even)
 
 
 def test_warming_up_teaches(model, speak):

@@ -15,6 +15,7 @@ from mulligan.config.reading import (
 )
 from mulligan.config.recipe import (
     FORMAT,
+    Consolidate,
     Dtype,
     Endpoints,
     Evaluate,
@@ -35,6 +36,7 @@ __all__ = [
     "FORMAT",
     "MADE_WITH",
     "MAY_CHANGE_ON_RESUME",
+    "Consolidate",
     "Dtype",
     "Endpoints",
     "Evaluate",

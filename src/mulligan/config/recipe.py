@@ -305,6 +305,29 @@ class Train(Section):
     """Seed of each step's failures and of what is generated; left out: the run's seed."""
 
 
+class Consolidate(Section):
+    """After the training of a round, the policy is trained on the bare question with what it found.
+
+    It tries the round's problems, reflects on what it fails, and learns what passed.
+    """
+
+    method: Literal["sft", "distill"] = "sft"
+    """``sft``: the answers that passed. ``distill``: the distribution that it has after the
+    reflection, on its own first tries (context distillation)."""
+    tries: PositiveInt = 4
+    """Reflections on each failed problem, with a retry each."""
+    solved_share: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Share of the problems trained on that it solves at the first try, so that they stay so."""
+    epochs: PositiveInt = 1
+    batch: PositiveInt = 16
+    """Answers in an optimiser step."""
+    learning_rate: PositiveFloat = 1e-5
+    warmup_ratio: Share = 0.1
+    """Share of the steps in which the learning rate rises."""
+    average_from: AverageFrom = None
+    """As ``train.average_from``."""
+
+
 class Endpoints(Section):
     """Which changes a run is made to measure, declared before it starts.
 
@@ -419,6 +442,8 @@ class Recipe(Section):
     before left; with several, each round is evaluated on ``evaluate.dev_problems`` dev problems."""
     collect: Collect
     train: Train
+    consolidate: Consolidate | None = None
+    """Left out: a round ends with its training."""
     evaluate: Evaluate
     format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
     """Format whose rules the run follows: that of the version which started it."""

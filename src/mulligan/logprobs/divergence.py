@@ -62,6 +62,23 @@ def compare_models(
     )
 
 
+def next_logits(model: PreTrainedModel, context: TokenIds, continuation: TokenIds) -> Tensor:
+    """Return the float32 logits that predict a continuation, shape (tokens, vocabulary)."""
+    ids_1T = torch.tensor([(*context, *continuation)], device=model.device)
+    return _logits(model, ids_1T, len(continuation)).float()
+
+
+def reverse_kl(student_RV: Tensor, teacher_RV: Tensor) -> Tensor:
+    """Return the sum over positions of KL(student || teacher), in nats, with its gradient.
+
+    Args:
+        student_RV: logits, shape (positions, vocabulary).
+        teacher_RV: the same of the teacher.
+    """
+    student_RV, teacher_RV = student_RV.log_softmax(-1), teacher_RV.log_softmax(-1)
+    return (student_RV.exp() * (student_RV - teacher_RV)).sum()
+
+
 def _logits(model: PreTrainedModel, ids_1T: Tensor, count: int) -> Tensor:
     """Return the logits that predict the last ``count`` tokens, shape (count, vocabulary)."""
     made = model(ids_1T[:, :-1], use_cache=False, logits_to_keep=count)

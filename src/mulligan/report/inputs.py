@@ -40,6 +40,10 @@ class RunContent:
     """What was solved on dev while training; empty where nothing was evaluated there."""
     rounds: Sequence[Round]
     """What several rounds found; empty where there is one. What stands above is the newest's."""
+    searched: Sequence[Row]
+    """One row per chunk of problems that were searched for what to consolidate."""
+    consolidation: Sequence[Row]
+    """One row per step of the consolidation; empty without one."""
     store_drift: Sequence[StoreDrift]
     """How many stored failures the policy would pass, over training; empty without dev."""
     failures: int
@@ -74,6 +78,8 @@ def read_run(run: Path) -> RunContent:
         timings=_rows(newest.timings),
         dev=read_dev(newest.dev),
         rounds=read_rounds(folder),
+        searched=_rows(newest.searched),
+        consolidation=_rows(newest.consolidation),
         store_drift=read_store_drift(newest.store_drift),
         failures=count_lines(newest.failures),
         trials=trials,

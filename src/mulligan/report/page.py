@@ -12,7 +12,7 @@ from mulligan.report.figures import rates_figure, reason_figures, training_figur
 from mulligan.report.inputs import RunContent, read_run
 from mulligan.report.layout import document, figure, section, stacked
 from mulligan.report.markup import Html, element, together
-from mulligan.report.rounds import round_figures, rounds_sheet
+from mulligan.report.rounds import about_consolidation, round_figures, rounds_sheet
 from mulligan.report.settings import commands, stages, versions
 from mulligan.report.sheets import (
     Sheet,
@@ -170,6 +170,8 @@ def _training(run: RunContent) -> Iterator[Html]:
         yield element("p", " ".join(_about_training(run)), class_="note")
     else:
         yield _missing("No training step is recorded yet.")
+    if run.searched:
+        yield element("p", " ".join(about_consolidation(run.searched, run.consolidation)))
     figures = training_figures(run.metrics, run.warmup, run.dev)
     if figures:
         yield element("div", *map(figure, figures), class_="charts")

@@ -1,6 +1,7 @@
 """The rounds of a run: a table and its curves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -49,6 +50,25 @@ def round_figures(rounds: Sequence[Round]) -> list[Drawing]:
     """Return a curve over rounds for everything that is known of them."""
     made = (_curve(title, column, rounds) for title, column in COLUMNS)
     return [drawing for drawing in made if drawing is not None]
+
+
+def about_consolidation(
+    searched: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """Say what was found to be consolidated, and how the training on it went."""
+    problems, solved, failed, retries, passed = (
+        sum(int(row[name]) for row in searched)
+        for name in ("problems", "solved", "failed", "retries", "passed")
+    )
+    yield (
+        f"Consolidation: of {problems:,} problems the policy solved {solved:,} at the first try "
+        f"and reflected on {failed:,}; {passed:,} of {retries:,} retries passed."
+    )
+    if steps:
+        yield (
+            f"It was then trained on the bare questions for {len(steps):,} steps, the loss per "
+            f"token going from {steps[0]['loss']:.3g} to {steps[-1]['loss']:.3g}."
+        )
 
 
 @STYLED

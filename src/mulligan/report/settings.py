@@ -24,6 +24,12 @@ _STAGES = (
         "passes, and trains on reflections alone.",
     ),
     (
+        "consolidate",
+        "Consolidate",
+        "The trained policy tries the problems and reflects on what it fails; what passes is "
+        "trained on after the bare question.",
+    ),
+    (
         "evaluate",
         "Evaluate, before and after training",
         "Held-out problems, the same ones with the same seeds both times, with the controls.",

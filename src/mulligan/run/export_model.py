@@ -7,7 +7,7 @@ from pathlib import Path
 from mulligan.config import Dtype, Recipe
 from mulligan.errors import MulliganError
 from mulligan.models.load import ADAPTER_CONFIG, load_model, resolve_model
-from mulligan.run.trained import trained_model
+from mulligan.run.trained import trained_model, writes_model
 from mulligan.storage.atomic import whole_folder
 from mulligan.storage.checkpoint import Checkpoints
 from mulligan.storage.run_folder import RunFolder
@@ -16,12 +16,12 @@ from mulligan.storage.run_folder import RunFolder
 def trained_checkpoint(run: RunFolder, recipe: Recipe) -> Path:
     """Return the run's best checkpoint, or its newest where none is marked.
 
-    A run of several rounds has a trained model once they have ended.
+    A run that is consolidated, or has several rounds, has a trained model once it has ended.
 
     Raises:
         MulliganError: there is none yet.
     """
-    if recipe.rounds > 1:
+    if recipe.rounds > 1 or recipe.consolidate is not None:
         return trained_model(run, recipe)
     checkpoints = Checkpoints(run.checkpoints, recipe.train.keep_checkpoints)
     best = checkpoints.best()
@@ -63,9 +63,9 @@ def export_model(
                 "This adapter belongs to the warmed-up model of its run, which nobody else has. "
                 "Give --merge to export the whole model."
             )
-        if recipe.rounds > 1:
+        if writes_model(recipe):
             raise MulliganError(
-                "Each round of this run trained an adapter on what the round before left. "
+                "This run trained adapters one after another, each on what the one before left. "
                 "Give --merge to export the whole model."
             )
         _copy_adapter(checkpoint, target, resolve_model(base))

@@ -56,6 +56,8 @@ def _why_not_longer(recipe: Recipe, after: Train) -> str | None:
     before = recipe.train
     if recipe.rounds > 1:
         return "each of its rounds goes on from the end of the one before"
+    if recipe.consolidate is not None:
+        return "it was consolidated after its last step"
     if before.schedule != "constant":
         return (
             f"the {before.schedule} schedule spans all steps, so those that are done would have "

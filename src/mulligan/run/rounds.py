@@ -13,9 +13,11 @@ from pathlib import Path
 from mulligan.evaluation.dev_curve import dev_protocol, round_name
 from mulligan.evaluation.evaluate import evaluate
 from mulligan.evaluation.trials import open_trials
+from mulligan.run.consolidate import consolidate_policy
 from mulligan.run.learning import collect_failures, train_policy
 from mulligan.run.session import Session
 from mulligan.run.trained import (
+    checkpoint_is_whole,
     checkpoints_of,
     ended_with,
     is_whole,
@@ -57,14 +59,17 @@ def collect_first_round(session: Session) -> None:
 
 
 def train_rounds(session: Session) -> None:
-    """Train; with several rounds, collect, train and evaluate on dev again and again."""
-    rounds = session.recipe.rounds
-    if rounds == 1:
+    """Train and consolidate; with several rounds, all of it again and again."""
+    recipe = session.recipe
+    if recipe.rounds == 1 and recipe.consolidate is None:
         train_policy(session)
         return
+    if recipe.rounds == 1:
+        _train(session, session, 1)
+        return
     _once(session, "round-0-dev", lambda: _evaluate_on_dev(session, session, 0))
-    for number in range(_rounds_done(session) + 1, rounds + 1):
-        before = None if number == 1 else ended_with(session.run.round(number - 1), session.recipe)
+    for number in range(_rounds_done(session) + 1, recipe.rounds + 1):
+        before = None if number == 1 else ended_with(session.run.round(number - 1), recipe)
         _round(session, in_round(session, number, before), number)
 
 
@@ -91,13 +96,7 @@ def _round(session: Session, part: Session, number: int) -> None:
     """Do what is left of a round; ``part`` is the session within it."""
     if number > 1:
         _once(session, f"round-{number}-collect", lambda: _collect(session, part))
-    trained = f"round-{number}-train"
-    if session.is_done(trained) and is_whole(part.run, part.recipe):
-        session.console.print(f"{trained}: already done")
-    else:
-        train_policy(part)
-        _write_model(part)
-        _mark(session, trained)
+    _train(session, part, number)
     _once(session, f"round-{number}-dev", lambda: _evaluate_on_dev(session, part, number))
 
 
@@ -110,10 +109,23 @@ def _collect(session: Session, part: Session) -> None:
         collect_failures(part)
 
 
-def _write_model(part: Session) -> None:
-    """Merge a round's adapters into a model that the next round starts from."""
-    if not writes_model(part.recipe):
+def _train(session: Session, part: Session, number: int) -> None:
+    """Train in a round, and make the model that it ends with where that is no checkpoint."""
+    trained = f"round-{number}-train"
+    if session.is_done(trained) and is_whole(part.run, part.recipe):
+        session.console.print(f"{trained}: already done")
         return
+    if not (session.is_done(trained) and checkpoint_is_whole(part.run, part.recipe)):
+        train_policy(part)
+        _mark(session, trained)
+    if part.recipe.consolidate is not None:
+        consolidate_policy(part, part.recipe.consolidate)
+    elif writes_model(part.recipe):
+        _merge(part)
+
+
+def _merge(part: Session) -> None:
+    """Merge a round's adapters into a model that the next round starts from."""
     checkpoint = checkpoints_of(part.run, part.recipe).path(trained_step(part.run, part.recipe))
     model, tokenizer = part.load(checkpoint)
     remove_folder(part.run.model)

@@ -9,9 +9,14 @@ from mulligan.storage.checkpoint import Checkpoints, verify
 from mulligan.storage.run_folder import RunFolder
 
 
+def round_folder(run: RunFolder, recipe: Recipe, number: int) -> RunFolder:
+    """Return the folder of a round: the run's own where there is one round."""
+    return run if recipe.rounds == 1 else run.round(number)
+
+
 def last_round(run: RunFolder, recipe: Recipe) -> RunFolder:
-    """Return the folder of a recipe's last round: the run's own where there is one round."""
-    return run if recipe.rounds == 1 else run.round(recipe.rounds)
+    """Return the folder of a recipe's last round."""
+    return round_folder(run, recipe, recipe.rounds)
 
 
 def checkpoints_of(folder: RunFolder, recipe: Recipe) -> Checkpoints:
@@ -28,9 +33,10 @@ def trained_step(folder: RunFolder, recipe: Recipe) -> int:
 def writes_model(recipe: Recipe) -> bool:
     """Whether a round ends with a whole model of its own rather than a checkpoint.
 
-    The adapters of a later round would have no base that is a folder; so they are merged.
+    It does where it is consolidated. The adapters of a later round would have no base that is a
+    folder, so they are merged.
     """
-    return recipe.lora is not None and recipe.rounds > 1
+    return recipe.consolidate is not None or (recipe.lora is not None and recipe.rounds > 1)
 
 
 def ended_with(folder: RunFolder, recipe: Recipe) -> Path:
@@ -40,11 +46,16 @@ def ended_with(folder: RunFolder, recipe: Recipe) -> Path:
     return checkpoints_of(folder, recipe).path(trained_step(folder, recipe))
 
 
+def checkpoint_is_whole(folder: RunFolder, recipe: Recipe) -> bool:
+    """Whether the checkpoint that a round's training ended with is there, unchanged."""
+    return checkpoints_of(folder, recipe).is_whole(trained_step(folder, recipe))
+
+
 def is_whole(folder: RunFolder, recipe: Recipe) -> bool:
     """Whether the model that a round ended with is there, unchanged."""
     if writes_model(recipe):
         return (folder.model / "config.json").is_file()
-    return checkpoints_of(folder, recipe).is_whole(trained_step(folder, recipe))
+    return checkpoint_is_whole(folder, recipe)
 
 
 def trained_model(run: RunFolder, recipe: Recipe) -> Path:

@@ -101,6 +101,21 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def found(self) -> Path:
+        """Answers that passed when the policy was consolidated, with their tokens."""
+        return self.path / "found.jsonl"
+
+    @property
+    def searched(self) -> Path:
+        """How they were found, a line for each chunk of problems."""
+        return self.path / "searched.jsonl"
+
+    @property
+    def consolidation(self) -> Path:
+        """One line per optimiser step of the consolidation."""
+        return self.path / "consolidation.jsonl"
+
+    @property
     def store_drift(self) -> Path:
         """How many stored failures the policy would pass, measured with each evaluation on dev."""
         return self.path / "store_drift.jsonl"

@@ -200,6 +200,10 @@ def _left_by(stage: str) -> tuple[str, ...]:
             run.store_drift,
             run.rounds,
             run.round_trials,
+            run.model,
+            run.found,
+            run.searched,
+            run.consolidation,
         ),
     }
     return tuple(map(str, left[stage]))

@@ -25,9 +25,19 @@ SHARED = ("warmup", "collect", "evaluate-before", "train")
 """Stages that arms, or seeds that are crossed, may share, in order."""
 
 _IDLE: Mapping[str, tuple[str, ...]] = {
-    "warmup": ("seed", "generate", "engine", "verify", "rounds", "collect", "train", "evaluate"),
-    "collect": ("train", "evaluate"),
-    "evaluate-before": ("seed", "rounds", "train", "collect"),
+    "warmup": (
+        "seed",
+        "generate",
+        "engine",
+        "verify",
+        "rounds",
+        "collect",
+        "train",
+        "consolidate",
+        "evaluate",
+    ),
+    "collect": ("train", "consolidate", "evaluate"),
+    "evaluate-before": ("seed", "rounds", "train", "consolidate", "collect"),
     "train": ("evaluate",),
 }
 """Sections that a shared stage does not depend on; seeds and the exceptions below are added."""

@@ -208,7 +208,9 @@ def _sha256(path: Path) -> str:
 def _cost(folder: RunFolder) -> Cost:
     rounds = folder.rounds_begun
     steps = sum(1 for each in rounds for _ in _records(each.metrics))
-    tokens = sum(_tokens(record) for each in rounds for record in _records(each.episodes))
+    written = (path for each in rounds for path in (each.episodes, each.searched))
+    tokens = sum(_tokens(record) for path in written for record in _records(path))
+    tokens += sum(row["sampled"] for each in rounds for row in _records(each.consolidation))
     seconds = sum(
         row["rollout"] + row["update"] for each in rounds for row in _records(each.timings)
     )

@@ -34,6 +34,8 @@ class Lesson:
     token_ids: TokenIds
     trained: tuple[bool, ...]
     """Which tokens the loss falls on."""
+    weight: float = 1.0
+    """How much each of them counts."""
 
 
 def fine_tune(
@@ -112,29 +114,45 @@ def lessons_of(conversations: Conversations, demo: Demonstration, settings: Sft)
 def batch_losses(
     scorer: GroupScorer, batch: Sequence[Lesson], pack: bool = True
 ) -> list[Callable[[], Tensor]]:
-    """Return the batch's loss in parts that fit: mean over the batch's trained tokens.
+    """Return the batch's loss in parts that fit: weighted mean over the batch's trained tokens.
 
     With ``pack``, groups that fit go through the policy in one pass.
     """
-    tokens = sum(sum(each.trained) for each in batch)
+    tokens = sum(each.weight * sum(each.trained) for each in batch)
     together: dict[int, list[Lesson]] = {}  # by first token: a group needs a beginning to share
     for each in batch:
         together.setdefault(each.token_ids[0], []).append(each)
-    groups = [part for lessons in together.values() for part in _groups(scorer, lessons)]
+    weighed = [part for lessons in together.values() for part in _groups(scorer, lessons)]
+    groups, weights = [group for group, _ in weighed], [each for _, each in weighed]
     passes = scorer.streams(groups) if pack else [slice(i, i + 1) for i in range(len(groups))]
-    return [partial(_loss, scorer, groups[each], tokens) for each in passes]
+    return [partial(_loss, scorer, groups[each], weights[each], tokens) for each in passes]
 
 
-def _groups(scorer: GroupScorer, lessons: Sequence[Lesson]) -> list[PromptGroup]:
+def _groups(
+    scorer: GroupScorer, lessons: Sequence[Lesson]
+) -> list[tuple[PromptGroup, list[float]]]:
+    """Return the groups of some lessons, each with the weights of its lessons."""
     shared = common_prefix(lessons)
     prompt = lessons[0].token_ids[:shared]
     rests = [each.token_ids[shared:] for each in lessons]
     masks = [each.trained[shared:] for each in lessons]
-    return [PromptGroup(prompt, rests[part], masks[part]) for part in scorer.parts(prompt, rests)]
+    weights = [each.weight for each in lessons]
+    return [
+        (PromptGroup(prompt, rests[part], masks[part]), weights[part])
+        for part in scorer.parts(prompt, rests)
+    ]
 
 
-def _loss(scorer: GroupScorer, groups: Sequence[PromptGroup], tokens: int) -> Tensor:
-    sums = [logprobs_GR.sum() for logprobs_GR, _ in scorer.score(groups)]
+def _loss(
+    scorer: GroupScorer,
+    groups: Sequence[PromptGroup],
+    weights: Sequence[Sequence[float]],
+    tokens: float,
+) -> Tensor:
+    sums = [
+        (logprobs_GR * logprobs_GR.new_tensor(weights_G)[:, None]).sum()
+        for (logprobs_GR, _), weights_G in zip(scorer.score(groups), weights, strict=True)
+    ]
     total = sums[0] if len(sums) == 1 else torch.stack(sums).sum()
     loss: Tensor = -total / tokens
     return loss
