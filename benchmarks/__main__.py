@@ -1,21 +1,23 @@
 """Measure speed and memory: ``python -m benchmarks NAME [--quick]``.
 
-``all`` measures everything, and writes each result to docs/results/NAME.json. It takes
-hours, and goes on where it was stopped: run it
-again, or in pieces with ``--minutes``.
+``all`` measures everything, writes each result to docs/results/NAME.json, draws the figures there
+and puts the tables into docs/performance.md; ``gpu`` does the same for what needs a GPU. It takes
+hours, and goes on where it was stopped: run it again, or in pieces with ``--minutes``.
 """
 
 import argparse
 import importlib
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.cases import Case, Results, Settings, Stopped
 from mulligan.errors import MulliganError
 from mulligan.models.load import DEFAULT_MODEL
 
-NAMES = ("training", "rollouts", "step", "evaluation", "sft")
+NAMES = ("training", "rollouts", "step", "growth", "evaluation", "sft", "gpu")
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
@@ -35,7 +37,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--results",
         type=Path,
         metavar="FOLDER",
-        help="where `all` writes (default: docs/results, where sizes are full)",
+        help="where `all` and `gpu` write (default: docs/results, where sizes are full)",
     )
     parser.add_argument(
         "--model",
@@ -76,35 +78,48 @@ def main() -> None:
     options = parse(sys.argv[1:])
     settings = settings_of(options)
     try:
-        if options.name == "all":
-            _all(settings, _folder(options, settings))
+        if options.name in ("all", "gpu") and options.json is None:
+            _published(options, settings)
         else:
-            cases = cases_of(options.name, settings)
-            Results(options.json, options.name, settings).measure(cases)
+            measure(options.name, options.json, settings)
     except Stopped:
         print(f"{options.minutes:g} minutes are over: run it again to go on.")
     except MulliganError as error:
         sys.exit(str(error))
 
 
-def _folder(options: argparse.Namespace, settings: Settings) -> Path:
-    """Return where results are published.
+def measure(name: str, path: Path | None, settings: Settings) -> None:
+    """Measure one benchmark, or what is missing of it, and say what follows."""
+    module = importlib.import_module(f"benchmarks.{name}")
+    if name == "gpu" and not module.is_measurable(settings):
+        print("There is no GPU here, so nothing is measured.")
+        return
+    results = Results(path, name, settings)
+    values = results.measure(module.cases(settings))
+    if hasattr(module, "conclude"):
+        conclusions = module.conclude(values)
+        results.conclude(conclusions)
+        print("\n".join(module.sentences(conclusions)))
 
-    Raises:
-        MulliganError: they are not of full size, and no folder of their own is given for them.
-    """
+
+def _published(options: argparse.Namespace, settings: Settings) -> None:
+    """Measure into the folder of results; tables and figures follow after each benchmark."""
+    from benchmarks import figures, page  # noqa: PLC0415  (matplotlib starts slowly)
+
     if options.results is None and settings.size != "full":
         raise MulliganError(
             "Results of --quick and --tiny are not published: name a folder with --results."
         )
     folder: Path = options.results or RESULTS
-    return folder
-
-
-def _all(settings: Settings, folder: Path) -> None:
-    for name in NAMES:
+    until = None if settings.minutes is None else time.monotonic() + settings.minutes * 60
+    for name in NAMES if options.name == "all" else (options.name,):
         print(f"== {name}", flush=True)
-        Results(folder / f"{name}.json", name, settings).measure(cases_of(name, settings))
+        left = None if until is None else (until - time.monotonic()) / 60
+        try:
+            measure(name, folder / f"{name}.json", replace(settings, minutes=left))
+        finally:
+            figures.draw_all(folder)
+            page.write(folder)
 
 
 if __name__ == "__main__":

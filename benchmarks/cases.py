@@ -128,14 +128,19 @@ class Results:
             print("\n".join(lines(kept["summary"])), flush=True)
         return self.values
 
+    def conclude(self, conclusions: Mapping[str, Any]) -> None:
+        """Keep what follows from all cases together."""
+        self.values["conclusions"] = dict(conclusions)
+        self._write()
+
     def _rounds(self, case: Case, kept: dict[str, Any]) -> None:
+        self._require_time()
         with ExitStack() as stack:
             plays = {name: stack.enter_context(side()) for name, side in case.sides.items()}
             for play in plays.values():
                 play(0)
             while len(kept["rounds"]) < self._settings.repeats:
-                if self._until is not None and time.monotonic() > self._until:
-                    raise Stopped
+                self._require_time()
                 machine = measure(self._settings.device, torch.bfloat16)
                 self.values["matmul_gflops"].append(machine.matmul_flops / 1e9)
                 number = len(kept["rounds"]) + 1
@@ -145,6 +150,10 @@ class Results:
                     print(f"  {number} {name}: {turns[name]['seconds']:.2f} s", flush=True)
                 kept["rounds"].append(turns)
                 self._write()
+
+    def _require_time(self) -> None:
+        if self._until is not None and time.monotonic() > self._until:
+            raise Stopped
 
     def _write(self) -> None:
         if self._path is not None:

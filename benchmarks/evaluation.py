@@ -33,7 +33,7 @@ PROBLEMS: Mapping[str, int] = {"full": 200, "quick": 64, "tiny": 4}
 def cases(settings: Settings) -> list[Case]:
     """Return the one case of a size."""
     problems = PROBLEMS[settings.size]
-    side = partial(_side, model_folder(settings.model), problems)
+    side = partial(_side, settings.model, problems)
     return [Case("demo", {OURS: side}, {"problems": problems})]
 
 
@@ -60,9 +60,9 @@ class Watched(LocalEngine):
 
 
 @contextmanager
-def _side(folder: str, problems: int) -> Iterator[Play]:
+def _side(name: str, problems: int) -> Iterator[Play]:
     recipe = demo_recipe([f"evaluate.problems={problems}", f"generate.problems_at_once={problems}"])
-    model, tokenizer = load_model(folder, recipe.dtype)
+    model, tokenizer = load_model(model_folder(name), recipe.dtype)
     task = load_task(recipe.task, recipe.task_options)
     conversations = Conversations(tokenizer, recipe.prompts.reflect, recipe.prompts.retry)
     verifier, engine = InProcessVerifier(task), Watched(model, tokenizer)

@@ -1,7 +1,7 @@
 """Groups of random tokens, and the recipe that they are trained by: cost depends on shape alone."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from mulligan.config import Recipe
@@ -15,6 +15,7 @@ from mulligan.types import (
     Problem,
     Sampling,
     ScoredGroup,
+    TokenIds,
     Verdict,
 )
 
@@ -23,6 +24,14 @@ Shape = tuple[int, int, int]
 TEMPERATURE = 0.9
 LEARNING_RATE = 1e-6
 LORA = {"rank": 32, "alpha": 64, "targets": "all-linear"}
+_PROBLEM = Problem.create("-", {})
+_FAILURE = Failure(
+    _PROBLEM.id,
+    Attempt(_PROBLEM, (1,), Completion((1,), "-", "stop"), Verdict.wrong()),
+    "benchmark",
+    Sampling(TEMPERATURE, 1, 0),
+)
+"""What all groups are about: the loss does not look at it."""
 
 
 def benchmark_recipe(
@@ -58,39 +67,32 @@ def benchmark_recipe(
     )
 
 
-def random_group(shape: Shape) -> tuple[tuple[int, ...], list[tuple[int, ...]], list[float]]:
-    """Return a prompt, completions and rewards, a quarter of which are 1."""
+def random_group(shape: Shape, vocabulary: int, number: int = 0) -> tuple[TokenIds, list[TokenIds]]:
+    """Return the prompt and the completions of a group; groups of other numbers are others."""
     prompt, completion, size = shape
-    draw = random.Random(repr(tuple(shape)))
+    draw = random.Random(repr((tuple(shape), number)))
     prompt_ids, *completions = (
-        tuple(draw.randrange(100, 40_000) for _ in range(length))
+        tuple(draw.randrange(3, vocabulary) for _ in range(length))
         for length in (prompt, *[completion] * size)
     )
-    return prompt_ids, completions, [float(i % 4 == 0) for i in range(size)]
+    return prompt_ids, completions
 
 
-def scored_group(shape: Shape, recipe: Recipe) -> ScoredGroup:
-    """Return the same group as an objective leaves it for the loss."""
-    prompt_ids, completions, rewards = random_group(shape)
-    objective = make_objective(recipe)
-    group = Group(
-        _FAILURE,
-        prompt_ids,
-        tuple(
-            Episode(_FAILURE.id, number, Completion(ids, "", "length"), None, None)
-            for number, ids in enumerate(completions)
-        ),
+def rewards_of(size: int) -> list[float]:
+    """Return the rewards of a group: a quarter of them are 1, at least one."""
+    return [float(number % 4 == 0) for number in range(size)]
+
+
+def scored_group(
+    prompt_ids: TokenIds, completions: Sequence[TokenIds], recipe: Recipe
+) -> ScoredGroup:
+    """Return a group as an objective leaves it for the loss."""
+    objective, rewards = make_objective(recipe), rewards_of(len(completions))
+    episodes = tuple(
+        Episode(_FAILURE.id, number, Completion(ids, "", "length"), None, None)
+        for number, ids in enumerate(completions)
     )
+    group = Group(_FAILURE, prompt_ids, episodes)
     advantages = objective.loss.advantages(rewards)
     spans = tuple(objective.learn.spans(group, advantages, mask_truncated=False))
     return ScoredGroup(group, tuple(rewards), advantages, spans, teaches=True)
-
-
-def _failure() -> Failure:
-    given: Mapping[str, Any] = {}
-    problem = Problem("benchmark", "benchmark", ({"role": "user", "content": "-"},), given, None)
-    attempt = Attempt(problem, (1,), Completion((1,), "-", "stop"), Verdict.wrong())
-    return Failure(problem.id, attempt, "benchmark", Sampling(TEMPERATURE, 1, 0))
-
-
-_FAILURE = _failure()

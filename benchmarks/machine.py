@@ -92,12 +92,14 @@ def weighed(work: Callable[[], object], device: torch.device) -> tuple[float, fl
         before = torch.cuda.memory_allocated(device)
         taken = seconds(work, device)
         return taken, float(torch.cuda.max_memory_allocated(device) - before)
-    # Memory that is kept from earlier work would hide what this needs.
-    ctypes.CDLL(None).malloc_trim(0)
+    trim = ctypes.CDLL(None).malloc_trim
+    trim(0)  # memory that is kept from earlier work would hide what this needs
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
     before = _status("VmRSS")
     taken = seconds(work, device)
-    return taken, float(_status("VmHWM") - before)
+    peak = _status("VmHWM") - before
+    trim(0)  # the other sides need it
+    return taken, float(peak)
 
 
 def _status(field: str) -> int:

@@ -112,6 +112,11 @@ class Arithmetic:
         """
         return 2.0 * self.weights * generated + 2.0 * self.backbone * prompts
 
+    def rollout(self, prompt: int, completion: int, size: int) -> float:
+        """Return the operations of sampling one group, attention included, the prompt once."""
+        keys = prompt**2 / 2 + size * completion * (prompt + completion / 2)
+        return self.generation(size * completion, prompt) + 4.0 * self.layers * self.width * keys
+
     def training(self, tokens: int, scored: int, keys: float, *, frozen: bool = False) -> float:
         """Return forward and backward.
 

@@ -20,6 +20,7 @@ processor. On a GPU nothing is packed, and these two are left out.
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -57,40 +58,35 @@ FIXED = {"full": (8, 8, 200, 48), "quick": (8, 8, 200, 48), "tiny": (2, 2, 8, 4)
 
 def cases(settings: Settings) -> list[Case]:
     """Return the cases of a size."""
-    folder = model_folder(settings.model)
-    found = []
-    for name, sizes in WORK[settings.size].items():
-        sides = peers(folder, settings, sizes)
-        found.append(Case(name, sides, {"sizes": _about(sizes)}))
+    found = [case_of(name, sizes, settings) for name, sizes in WORK[settings.size].items()]
+    if settings.vllm_python is None:
+        print("vLLM is left out: give --vllm-python.")
     fixed = FIXED[settings.size]
     about = dict(zip(("prompts", "samples", "prompt", "tokens"), fixed, strict=True))
-    sides = {OURS: partial(_fixed, folder, *fixed)}
+    sides = {OURS: partial(_fixed, settings.model, *fixed)}
     return [*found, Case("fixed length", sides, about)]
 
 
-def peers(folder: str, settings: Settings, sizes: Sizes) -> dict[str, Opener]:
-    """Return every side of a rollout that this machine can run."""
-    sides: dict[str, Opener] = {OURS: partial(ours, folder, settings.model, sizes)}
+def case_of(name: str, sizes: Sizes, settings: Settings) -> Case:
+    """Return one case, with every side that this machine can run."""
+    model = settings.model
+    sides: dict[str, Opener] = {OURS: partial(ours, model, sizes)}
     if packing_pays(settings.device, DTYPE):
-        sides["sharing alone"] = partial(ours, folder, settings.model, sizes, packed=False)
-        sides["packing alone"] = partial(by_generate, folder, settings.model, sizes, packed=True)
-    sides["transformers"] = partial(by_generate, folder, settings.model, sizes)
-    if settings.vllm_python is None:
-        print("vLLM is left out: give --vllm-python.")
-        return sides
-    # A quick run goes without the compiled one: its start takes minutes.
-    modes = {"vllm eager": True} | ({"vllm compiled": False} if settings.size == "full" else {})
-    for name, eager in modes.items():
-        sides[name] = partial(
-            by_vllm, settings.vllm_python, folder, settings.model, sizes, eager=eager
-        )
-    return sides
+        sides["sharing alone"] = partial(ours, model, sizes, packed=False)
+        sides["packing alone"] = partial(by_generate, model, sizes, packed=True)
+    sides["transformers"] = partial(by_generate, model, sizes)
+    if settings.vllm_python is not None:
+        # A quick run goes without the compiled one: its start takes minutes.
+        modes = {"vllm eager": True} | ({"vllm compiled": False} if settings.size == "full" else {})
+        for title, eager in modes.items():
+            sides[title] = partial(by_vllm, settings.vllm_python, model, sizes, eager=eager)
+    return Case(name, sides, {"sizes": asdict(sizes)})
 
 
 @contextmanager
-def ours(folder: str, model: str, sizes: Sizes, *, packed: bool = True) -> Iterator[Play]:
+def ours(model: str, sizes: Sizes, *, packed: bool = True) -> Iterator[Play]:
     """Generate with our engine."""
-    loaded, tokenizer = load_model(folder, DTYPE)
+    loaded, tokenizer = load_model(model_folder(model), DTYPE)
     work = Workload(tokenizer, model, sizes)
     engine = _engine(loaded, tokenizer, work.stops, packed=packed)
 
@@ -108,9 +104,9 @@ def ours(folder: str, model: str, sizes: Sizes, *, packed: bool = True) -> Itera
 
 
 @contextmanager
-def by_generate(folder: str, model: str, sizes: Sizes, *, packed: bool = False) -> Iterator[Play]:
+def by_generate(model: str, sizes: Sizes, *, packed: bool = False) -> Iterator[Play]:
     """Generate as TRL does, with transformers."""
-    loaded, tokenizer = load_model(folder, DTYPE)
+    loaded, tokenizer = load_model(model_folder(model), DTYPE)
     work = Workload(tokenizer, model, sizes)
     generating = InferenceCopy(loaded, DTYPE).model if packed else loaded
     generate = partial(work.by_transformers, generating)
@@ -118,8 +114,9 @@ def by_generate(folder: str, model: str, sizes: Sizes, *, packed: bool = False) 
 
 
 @contextmanager
-def by_vllm(python: Path, folder: str, model: str, sizes: Sizes, *, eager: bool) -> Iterator[Play]:
+def by_vllm(python: Path, model: str, sizes: Sizes, *, eager: bool) -> Iterator[Play]:
     """Generate with vLLM, in a process of its own environment."""
+    folder = model_folder(model)
     loaded, tokenizer = load_model(folder, DTYPE, "cpu")  # to count its weights: vLLM loads its own
     work = Workload(tokenizer, model, sizes)
     how = {
@@ -167,22 +164,19 @@ def _turn(work: Workload, generate: Generate, number: int, model: PreTrainedMode
 
 
 @contextmanager
-def _fixed(folder: str, prompts: int, samples: int, prompt: int, tokens: int) -> Iterator[Play]:
+def _fixed(name: str, prompts: int, samples: int, prompt: int, tokens: int) -> Iterator[Play]:
     """Generate as many tokens for every row, prompts included in the time."""
-    model, tokenizer = load_model(folder, DTYPE)
+    model, tokenizer = load_model(model_folder(name), DTYPE)
     engine = _engine(model, tokenizer, frozenset(), packed=True)
     flops = Arithmetic.of(model).generation(prompts * samples * tokens, prompts * prompt)
+    vocabulary = range(3, model.config.vocab_size)
 
     def play(number: int) -> Turn:
         draw = random.Random(number)
-        asked = [tuple(draw.choices(range(3, 40_000), k=prompt)) for _ in range(prompts)]
+        asked = [tuple(draw.choices(vocabulary, k=prompt)) for _ in range(prompts)]
         sampling = Sampling(TEMPERATURE, tokens, number)
         engine.reset_cache()
         taken = seconds(lambda: engine.generate(asked, samples, sampling), model.device)
         return Turn(taken, prompts * samples * tokens, flops)
 
     yield play
-
-
-def _about(sizes: Sizes) -> dict[str, int | bool]:
-    return {name: getattr(sizes, name) for name in sizes.__slots__}

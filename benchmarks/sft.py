@@ -27,16 +27,16 @@ EXAMPLES: Mapping[str, int] = {"full": 64, "quick": 32, "tiny": 8}
 def cases(settings: Settings) -> list[Case]:
     """Return the one case of a size."""
     examples = EXAMPLES[settings.size]
-    side = partial(_side, model_folder(settings.model), examples)
+    side = partial(_side, settings.model, examples)
     return [Case("demo", {OURS: side}, {"examples": examples})]
 
 
 @contextmanager
-def _side(folder: str, examples: int) -> Iterator[Play]:
+def _side(name: str, examples: int) -> Iterator[Play]:
     recipe = demo_recipe([f"sft.examples={examples}", "sft.learning_rate=1e-7"])
     settings = recipe.sft
     assert settings is not None
-    model, tokenizer = load_model(folder)
+    model, tokenizer = load_model(model_folder(name))
     conversations = Conversations(tokenizer, recipe.prompts.reflect, recipe.prompts.retry)
     task = load_task(recipe.task, recipe.task_options)
     demonstrations = list(task.demonstrations(examples, recipe.seed))

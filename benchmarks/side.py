@@ -92,4 +92,9 @@ def own(module: str, *arguments: str, threads: int | None = None) -> Side:
 def serve(answer: Callable[[Any], Any]) -> None:
     """Answer every line on standard input, until it ends: what a side's process does."""
     for line in sys.stdin:
-        print(_ANSWER + json.dumps(answer(json.loads(line))), flush=True)
+        say(answer(json.loads(line)))
+
+
+def say(answer: Any) -> None:
+    """Give the answer to a question."""
+    print(_ANSWER + json.dumps(answer), flush=True)

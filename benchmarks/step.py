@@ -10,6 +10,7 @@ gradient checkpointing switched off, both of which make it faster here.
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -48,16 +49,14 @@ WORK: Mapping[str, Mapping[str, Sizes]] = {
 
 def cases(settings: Settings) -> list[Case]:
     """Return the cases of a size."""
-    folder = model_folder(settings.model)
-    found = []
-    for name, sizes in WORK[settings.size].items():
-        sides = {
-            side: partial(_side, step, folder, settings.model, sizes)
-            for side, step in ((OURS, ours), ("trl", trl))
-        }
-        about = {each: getattr(sizes, each) for each in sizes.__slots__}
-        found.append(Case(name, sides, {"sizes": about}))
-    return found
+    return [
+        Case(
+            name,
+            {side: partial(_side, step, settings.model, sizes) for side, step in STEPS.items()},
+            {"sizes": asdict(sizes)},
+        )
+        for name, sizes in WORK[settings.size].items()
+    ]
 
 
 def trl(scratch: Path, work: Workload, model: str) -> Step:
@@ -68,9 +67,8 @@ def trl(scratch: Path, work: Workload, model: str) -> Step:
 
 
 @contextmanager
-def _side(
-    make: Callable[[Path, Workload, str], Step], folder: str, model: str, sizes: Sizes
-) -> Iterator[Play]:
+def _side(make: Callable[[Path, Workload, str], Step], model: str, sizes: Sizes) -> Iterator[Play]:
+    folder = model_folder(model)
     tokenizer = load_tokenizer(folder)
     with tempfile.TemporaryDirectory() as scratch:
         step = make(Path(scratch), Workload(tokenizer, model, sizes), folder)
@@ -103,3 +101,6 @@ def ours(scratch: Path, work: Workload, model: str) -> Step:
         updater.update(rollouts.draw(number, evidence).trained)
 
     return lambda number: seconds(partial(step, number), policy.device)
+
+
+STEPS = {OURS: ours, "trl": trl}

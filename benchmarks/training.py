@@ -1,4 +1,4 @@
-"""Log-probs, loss and backward of one group: Mulligan against TRL's GRPOTrainer, same tokens.
+"""Log-probs, loss and backward of groups: Mulligan against TRL's GRPOTrainer, same tokens.
 
 TRL runs its own ``_compute_loss`` on a batch as its own generation would leave it. It computes
 entropies there, for its log; a second TRL goes without them. Its gradient checkpointing, on by
@@ -30,6 +30,8 @@ class Work:
     """What is trained on in a case, and how."""
 
     shape: Shape
+    groups: int = 1
+    """How many of such groups make the batch; TRL takes them one after the other."""
     lora: bool = False
     checkpointing: bool = False
     rows: int | None = None
@@ -42,6 +44,7 @@ class Work:
         named = "x".join(map(str, self.shape))
         return (
             named
+            + (f", {self.groups} groups" if self.groups > 1 else "")
             + (", LoRA" if self.lora else "")
             + (", gradient checkpointing" if self.checkpointing else "")
         )
@@ -54,6 +57,8 @@ FULL: Sequence[Work] = (
     Work((1000, 150, 8), checkpointing=True),
     Work((700, 512, 8)),
     Work((300, 1024, 8)),
+    Work((500, 150, 8), groups=4),
+    Work((700, 512, 8), groups=2),
     Work((500, 150, 8), lora=True),
     Work((700, 512, 8), lora=True),
     # TRL takes two rows at a time: its eight of 2,448 tokens together need more than 24 GiB.
@@ -61,7 +66,7 @@ FULL: Sequence[Work] = (
 )
 QUICK: Sequence[Work] = (Work((500, 150, 8)),)
 TINY: Sequence[Work] = (
-    Work((12, 6, 4)),
+    Work((12, 6, 4), groups=2),
     Work((12, 6, 4), lora=True),
     Work((6, 12, 4), checkpointing=True, rows=2),
 )
@@ -70,26 +75,28 @@ WORK = {"full": FULL, "quick": QUICK, "tiny": TINY}
 
 def cases(settings: Settings) -> list[Case]:
     """Return the cases of a size."""
-    folder = model_folder(settings.model)
-    return [_case(work, folder) for work in WORK[settings.size]]
+    return [case_of(work, settings.model) for work in WORK[settings.size]]
 
 
-def _case(work: Work, folder: str) -> Case:
+def case_of(work: Work, model: str) -> Case:
+    """Return one case, for a model."""
     about = {
         "shape": work.shape,
+        "groups": work.groups,
         "lora": work.lora,
         "gradient_checkpointing": work.checkpointing,
         "rows_of_trl": work.rows or work.shape[2],
     }
-    sides = {name: partial(_side, name, work, folder) for name in (OURS, *PEERS)}
+    sides = {name: partial(_side, name, work, model) for name in (OURS, *PEERS)}
     return Case(work.name, sides, about)
 
 
 @contextmanager
-def _side(name: str, work: Work, folder: str) -> Iterator[Play]:
+def _side(name: str, work: Work, model: str) -> Iterator[Play]:
     options = {
-        "folder": folder,
+        "folder": model_folder(model),
         "shape": work.shape,
+        "groups": work.groups,
         "lora": work.lora,
         "checkpointing": work.checkpointing,
         "rows": work.rows or work.shape[2],

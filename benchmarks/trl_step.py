@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.groups import LEARNING_RATE, TEMPERATURE
@@ -63,6 +63,8 @@ def trl(scratch: Path, work: Workload, name: str) -> Callable[[int], float]:
         callbacks=[clock],
         rollout_func=rollout,
     )
+
+    trainer.remove_callback(PrinterCallback)
 
     def step(number: int) -> float:
         trainer.args.seed = 100 + number

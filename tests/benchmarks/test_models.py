@@ -33,6 +33,7 @@ def test_operations_of_a_group_counted_by_hand():
     assert model.group(4, 3, 2) == 6 * 100 * 8 + 6 * 10 * 6 + 12 * 2 * keys
     assert model.group(4, 3, 2, frozen=True) == 4 * 100 * 8 + 4 * 10 * 6 + 12 * 2 * keys
     assert model.generation(5, 7) == 2 * 110 * 5 + 2 * 100 * 7
+    assert model.rollout(4, 3, 2) == 2 * 110 * 6 + 2 * 100 * 4 + 4 * 2 * keys
 
 
 @given(st.lists(st.lists(st.integers(0, 2), max_size=6).map(tuple), max_size=8))
