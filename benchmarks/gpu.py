@@ -29,7 +29,7 @@ _TINY_WORK = training.Work((12, 6, 4))
 _POINT = Point(prompt=700, completion=512, group_size=8, failures=8)
 _TINY_POINT = Point(prompt=6, completion=4, group_size=2, failures=2)
 NOMINAL: Mapping[str, float] = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
-"""Operations a second in bfloat16, dense, by the maker's data sheet, by a part of the card's name."""
+"""Dense bfloat16 operations per second, by the data sheet, by a part of the card's name."""
 
 
 def cases(settings: Settings) -> list[Case]:
