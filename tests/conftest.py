@@ -1,9 +1,14 @@
 import logging
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cases import watch_whole_runs
 from tiny import make_model_folder, make_tokenizer, run_cli, write_recipe
+
+# How fast a machine draws examples says nothing about what is tested, and a busy one draws slowly.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 
 def pytest_configure(config):
