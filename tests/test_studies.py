@@ -25,7 +25,7 @@ def test_the_acceptance_evaluates_what_its_record_needs():
 
 
 def test_tuning_reads_the_dev_split_alone():
-    for name in ("demo_tuning", "demo_noise", "findings_constant"):
+    for name in ("demo_tuning", "demo_noise", "findings_constant", "rounds_tuning"):
         made = plan(next(path for path in STUDIES if path.stem == name))
         assert {run.recipe.evaluate.split for run in made.runs} == {"dev"}
 
@@ -36,3 +36,20 @@ def test_the_ways_to_evaluate_share_the_training_that_they_look_at():
     trainings = {run.arm: run.shared["train"] for run in made.runs if run.seed == seed}
     assert len({trainings[arm] for arm in ("verdict", "t0", "t03", "t06", "t12")}) == 1
     assert trainings["thinks_first"] != trainings["verdict"]
+
+
+def test_the_study_of_consolidation_compares_what_its_claim_names_on_the_same_problems():
+    made = plan(next(path for path in STUDIES if path.stem == "rounds"))
+    assert len(made.seeds) == 8
+    arms = {run.arm: run.recipe for run in made.runs}
+    assert made.study.base == "consolidated"
+    assert {name: arms[name].consolidate.search for name in ("consolidated", "fresh")} == {
+        "consolidated": "reflection",
+        "fresh": "fresh",
+    }
+    assert arms["asked_again"].consolidate.search == "nothing"
+    assert arms["first_try"].train.learn == "first_try"
+    assert arms["method"].consolidate is None
+    assert arms["more_warm_up"].sft.examples > arms["method"].sft.examples
+    assert len({(each.collect, each.evaluate) for each in arms.values()}) == 1
+    assert set(NAMES.values()) <= set(outcomes_of(arms["consolidated"]))

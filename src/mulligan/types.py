@@ -228,8 +228,8 @@ class Group:
 
     failure: Failure
     prompt_ids: TokenIds
-    """The prompt that all G episodes share: the conversation up to the reflection request, or the
-    problem alone where it is tried afresh."""
+    """The prompt that all G episodes share: the conversation up to the reflection request, or that
+    of their answers where there are no reflections."""
     episodes: tuple[Episode, ...]
     """Those that could be judged: an episode whose verifier broke is left out."""
     retry_prompts_G: tuple[TokenIds, ...] = ()

@@ -1,4 +1,5 @@
 import contextlib
+from dataclasses import replace
 
 import pytest
 
@@ -6,10 +7,11 @@ from mulligan.engines.scripted import ScriptedEngine
 from mulligan.episodes.conversation import Conversations
 from mulligan.episodes.found import Search, Searched, open_found, open_searched, search
 from mulligan.types import Problem, Verdict
+from tiny import said
 
 PROBLEMS = [Problem.create(f"question {number}", {}) for number in range(4)]
 VERDICTS = {"yes": Verdict.right(), "no": Verdict.wrong(), "crash": Verdict.error("broke")}
-HOW = Search(2, 2, 0.9, 40, 30, "tiny", seed=7)
+HOW = Search("reflection", 2, 2, 0.9, 40, 30, "tiny", seed=7)
 
 
 class PowerCutError(Exception):
@@ -20,7 +22,7 @@ class PowerCutError(Exception):
 def look_for(tmp_path, tiny_tokenizer):
     """Searches into one folder; returns the engine, what was found, and the lines of chunks."""
 
-    def run(script, cut_after=None):
+    def run(script, cut_after=None, how=HOW):
         engine, done = ScriptedEngine(script, tiny_tokenizer), []
 
         def progress(count):
@@ -38,7 +40,7 @@ def look_for(tmp_path, tiny_tokenizer):
                     Conversations(tiny_tokenizer, "Why?"),
                     lambda pairs: [VERDICTS[text] for _, text in pairs],
                     PROBLEMS,
-                    HOW,
+                    how,
                     found=found,
                     searched=searched,
                     progress=progress,
@@ -91,3 +93,32 @@ def test_nothing_is_reflected_on_where_everything_passes(look_for):
     engine, found, _ = look_for(["yes"] * 4)
     assert len(engine.calls) == 2
     assert [each.at for each in found] == ["first_try"] * 4
+
+
+ASKED = {
+    "nothing": lambda speak, problem, said: speak.retry_without_reflection(problem, said),
+    "fresh": lambda speak, problem, said: speak.attempt(problem),
+}
+
+
+@pytest.mark.parametrize("second", ASKED)
+def test_what_failed_is_tried_again_without_a_reflection_where_that_is_asked_for(
+    look_for, tiny_tokenizer, second
+):
+    script = ["yes", "no", "no", "yes", "yes", "no", "crash", "no"]
+    engine, found, searched = look_for(script, how=replace(HOW, second=second))
+    prompt = ASKED[second](
+        Conversations(tiny_tokenizer, "Why?"), PROBLEMS[1], said(tiny_tokenizer, "no")
+    )
+    assert engine.calls[1].prompts == (prompt,)
+    assert [(each.problem_id, each.at, each.sample) for each in found] == [
+        (PROBLEMS[0].id, "first_try", 0),
+        (PROBLEMS[1].id, "retry", 1),
+        (PROBLEMS[2].id, "first_try", 0),
+    ]
+    assert found[1].context_ids == prompt
+    assert found[1].prompt_ids == found[1].context_ids or second == "nothing"
+    assert [(line.failed, line.retries, line.passed, line.tokens) for line in searched] == [
+        (1, 2, 1, len("yes") + len("no") + len("no") + len("yes") + 4),
+        (1, 1, 0, len("yes") + len("no") + len("no") + 3),
+    ]

@@ -96,11 +96,19 @@ def test_dev_is_evaluated_before_the_first_round_and_after_each(two_rounds):
         assert sum(row["attempts"] for row in found) == 16
         assert each.failed.value == failed / 16
     assert rounds[0].failed is None
+    assert rounds[0].drift is None
+
+
+def test_how_far_a_round_s_store_has_drifted_is_measured_after_it(two_rounds):
+    drift = lines(two_rounds / "store_drift.jsonl")
+    assert [(line["step"], line["judged"]) for line in drift] == [(1, 6), (2, 6)]
+    for line, each in zip(drift, read_rounds(RunFolder(two_rounds))[1:], strict=True):
+        assert each.drift.value == line["passed"] / 6
 
 
 def test_the_report_shows_the_curves_with_their_intervals(two_rounds):
     page = " ".join(re.sub(r"<[^>]*>", " ", (two_rounds / "report.html").read_text()).split())
-    for title in ("First try", "After reflection", "What reflection adds", "Failures found"):
+    for title in ("First try", "What reflection adds", "Failures found", "Failures now passed"):
         assert f"{title}, over rounds" in page
     last = read_rounds(RunFolder(two_rounds))[-1].dev.first_try
     assert f"{last.value:.1%} {last.low:.1%} to {last.high:.1%}" in page

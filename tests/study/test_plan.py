@@ -189,8 +189,16 @@ def test_an_arm_that_stands_twice_is_refused_rather_than_lost(tmp_path):
         plan(path)
 
 
-def test_more_problems_than_there_are_is_said_before_any_work_with_its_arm(tmp_path):
-    arms = {"base": {}, "large": {"evaluate.problems": 10**6}}
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluate.problems": 10**6},
+        {"rounds": 10**6},
+        {"evaluate.every": 1, "evaluate.dev_problems": 10**6},
+    ],
+)
+def test_more_problems_than_there_are_is_said_before_any_work_with_its_arm(tmp_path, changes):
+    arms = {"base": {}, "large": changes}
     outcome = run_cli("study", write_study(tmp_path, arms=arms), "--runs", tmp_path / "runs")
     assert outcome.code == 1
     assert "Arm 'large', seed 1:" in " ".join(outcome.err.split())

@@ -257,6 +257,31 @@ def test_what_does_not_count_as_an_acceptance_is_refused(accepted, options, says
         accepted(**options)
 
 
+def test_the_record_compares_the_base_arm_with_the_others_after_training(planned, tmp_path):
+    design = planned(seeds={"derive": 2, "from": "study"})
+    found = results(design, TWO_BY_TWO)
+    record = publish(design, compute(design, found, {}, 0.95), tmp_path / "record.json")
+    [hot] = record["comparisons"]
+    assert (hot["against"], hot["finished"], hot["planned"]) == ("hot", 2, 2)
+    assert hot["generated_tokens"] == {"base": 100, "hot": 100}
+    by_name = {endpoint["name"]: endpoint for endpoint in hot["endpoints"]}
+    first_try = by_name["first_try"]
+    assert list(first_try["per_seed"].values()) == [2 / 4 - 4 / 4, 3 / 4 - 4 / 4]
+    # SD = 0.176777; t(1; 0.975) = 12.706205; half = 12.706205 * 0.176777 / sqrt(2) = 1.588276.
+    assert first_try["mean"] == pytest.approx(-0.375)
+    ends = (first_try["low"], first_try["high"])
+    assert ends == pytest.approx((-0.375 - 1.588276, -0.375 + 1.588276), abs=1e-5)
+    assert set(by_name) == {endpoint["name"] for endpoint in record["endpoints"]}
+
+
+def test_an_arm_whose_runs_are_not_all_there_is_not_compared(planned, tmp_path):
+    design = planned(seeds={"derive": 2, "from": "study"})
+    found = results(design, [*TWO_BY_TWO[:3], None])
+    record = publish(design, compute(design, found, {}, 0.95), tmp_path / "record.json")
+    [hot] = record["comparisons"]
+    assert (hot["finished"], hot["planned"], hot["endpoints"]) == (1, 2, [])
+
+
 def test_chosen_seeds_are_no_acceptance(planned, tmp_path):
     design = planned()
     table = compute(design, results(design, TWO_BY_TWO), {}, 0.95)

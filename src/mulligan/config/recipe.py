@@ -308,14 +308,17 @@ class Train(Section):
 class Consolidate(Section):
     """After the training of a round, the policy is trained on the bare question with what it found.
 
-    It tries the round's problems, reflects on what it fails, and learns what passed.
+    It tries the round's problems, tries those that it fails again, and learns what passed.
     """
 
     method: Literal["sft", "distill"] = "sft"
     """``sft``: the answers that passed. ``distill``: the distribution that it has after the
     reflection, on its own first tries (context distillation)."""
+    search: Literal["reflection", "nothing", "fresh"] = "reflection"
+    """What stands before a second try at a failed problem: a ``reflection``, as the method has it;
+    ``nothing``: it is asked again in the same conversation; ``fresh``: in a new one."""
     tries: PositiveInt = 4
-    """Reflections on each failed problem, with a retry each."""
+    """Second tries at each failed problem."""
     solved_share: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Share of the problems trained on that it solves at the first try, so that they stay so."""
     epochs: PositiveInt = 1
@@ -326,6 +329,15 @@ class Consolidate(Section):
     """Share of the steps in which the learning rate rises."""
     average_from: AverageFrom = None
     """As ``train.average_from``."""
+
+    @model_validator(mode="after")
+    def _distills_from_a_context(self) -> Self:
+        if self.method == "distill" and self.search == "fresh":
+            raise ValueError(
+                "consolidate.method: distill learns what an answer was after its conversation, and "
+                "consolidate.search: fresh has none: use method: sft, or another search"
+            )
+        return self
 
 
 class Endpoints(Section):
@@ -497,6 +509,17 @@ class Recipe(Section):
         """Return the seed of a section: its own where it has one, else the run's."""
         settings: Sft | Train | Evaluate | None = getattr(self, section)
         return self.seed if settings is None or settings.seed is None else settings.seed
+
+    @property
+    def training_problems(self) -> int:
+        """How many training problems all rounds try together."""
+        rounds = 1 if self.collect.failures == "stored" else self.rounds
+        return self.collect.problems * rounds
+
+    @property
+    def looks_at_dev(self) -> bool:
+        """Whether it is evaluated on dev while it is trained, or between rounds."""
+        return self.evaluate.every is not None or self.rounds > 1
 
     @property
     def first_step_learns(self) -> bool:

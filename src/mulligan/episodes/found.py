@@ -1,7 +1,8 @@
-"""What a policy finds by itself: answers that pass, at the first try or after a reflection.
+"""What a policy finds by itself: answers that pass, at the first try or at a second one.
 
-Every problem is tried once. Where that fails, the policy reflects and retries some times, as it was
-trained to. Token ids are kept, so that what is trained on later is what was sampled.
+Every problem is tried once. Where that fails, it is tried some more times: after a reflection, as
+the policy was trained to, or otherwise, to compare. Token ids are kept, so that what is trained on
+later is what was sampled.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +13,10 @@ from typing import Literal
 from mulligan.engines.base import Engine
 from mulligan.episodes.collect import as_failure, chunks, try_problems
 from mulligan.episodes.conversation import Conversations
-from mulligan.episodes.rollout import Verify, reflect_and_retry
+from mulligan.episodes.rollout import Verify, ask_again, reflect_and_retry, try_afresh
 from mulligan.randomness import derive_seed
 from mulligan.storage.records import RecordLog
-from mulligan.types import Attempt, Group, Problem, Sampling, TokenIds
+from mulligan.types import Attempt, Failure, Group, Problem, Sampling, TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,12 @@ class Found:
     problem_id: str
     at: Literal["first_try", "retry"]
     sample: int
-    """Which of the problem's retries it is; 0 for a first try."""
+    """Which of the problem's second tries it is; 0 for a first try."""
     prompt_ids: TokenIds
     """The bare question."""
     context_ids: TokenIds
-    """What the answer followed: the bare question, or the conversation up to the retry, with the
-    failed answer and the reflection."""
+    """What the answer followed: the bare question, or the conversation up to a retry, with the
+    failed answer and any reflection."""
     answer_ids: TokenIds
 
     @property
@@ -48,21 +49,23 @@ class Searched:
     solved: int
     """At the first try."""
     failed: int
-    """Problems that were reflected on."""
+    """Problems that were tried again."""
     retries: int
-    """That could be judged."""
+    """Second tries that could be judged."""
     passed: int
     """Of those."""
     tokens: int
-    """Generated for all of it."""
+    """Generated for all of it, second tries that could not be judged left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
     """How problems are tried."""
 
+    second: Literal["reflection", "nothing", "fresh"]
+    """What stands before a second try: see ``consolidate.search``."""
     tries: int
-    """Reflections on each failure, with a retry each."""
+    """Second tries at each failed problem."""
     at_once: int
     """Problems in a chunk."""
     temperature: float
@@ -120,11 +123,8 @@ def search(
                 engine, conversations, verify, chunk, 1, trying, how.reflection_tokens
             )
             failures = [as_failure(each, how.model, trying) for each in tried.failed]
-            thinking, writing = how.sampling("reflect", number), how.sampling("retry", number)
             groups = (
-                reflect_and_retry(
-                    engine, conversations, verify, failures, how.tries, thinking, writing
-                )
+                _second_tries(engine, conversations, verify, failures, how, number)
                 if failures
                 else []
             )
@@ -133,6 +133,25 @@ def search(
             found.sync()
             searched.append(_counts(number, len(chunk), tried.attempts, groups))
         progress(len(chunk))
+
+
+def _second_tries(
+    engine: Engine,
+    conversations: Conversations,
+    verify: Verify,
+    failures: Sequence[Failure],
+    how: Search,
+    chunk: int,
+) -> list[Group]:
+    """Try again what failed in a chunk."""
+    writing = how.sampling("retry", chunk)
+    if how.second == "reflection":
+        thinking = how.sampling("reflect", chunk)
+        return reflect_and_retry(
+            engine, conversations, verify, failures, how.tries, thinking, writing
+        )
+    again = ask_again if how.second == "nothing" else try_afresh
+    return again(engine, conversations, verify, failures, how.tries, writing)
 
 
 def _first_tries(attempts: Sequence[Attempt]) -> Iterator[Found]:
@@ -145,7 +164,8 @@ def _first_tries(attempts: Sequence[Attempt]) -> Iterator[Found]:
 def _retries(groups: Sequence[Group]) -> Iterator[Found]:
     for group in groups:
         tried = group.failure.attempt
-        for episode, context in zip(group.episodes, group.retry_prompts_G, strict=True):
+        contexts = group.retry_prompts_G or [group.prompt_ids] * len(group.episodes)
+        for episode, context in zip(group.episodes, contexts, strict=True):
             if episode.retry is not None and episode.verdict and episode.verdict.passed:
                 answer = episode.retry.token_ids
                 yield Found(

@@ -192,8 +192,41 @@ def try_afresh(
     Raises:
         MulliganError: the engine gave fewer or more attempts than it was asked for.
     """
+    prompts = [conversations.attempt(failure.attempt.problem) for failure in failures]
+    return _tries(engine, conversations, verify, failures, prompts, group_size, sampling)
+
+
+def ask_again(
+    engine: Engine,
+    conversations: Conversations,
+    verify: Verify,
+    failures: Sequence[Failure],
+    group_size: int,
+    sampling: Sampling,
+) -> list[Group]:
+    """Ask for every failure G times once more after its answer, with nothing in between.
+
+    Answers whose verifier broke are left out.
+
+    Raises:
+        MulliganError: the engine gave fewer or more answers than it was asked for.
+    """
+    tries = [failure.attempt for failure in failures]
+    prompts = [conversations.retry_without_reflection(t.problem, t.completion) for t in tries]
+    return _tries(engine, conversations, verify, failures, prompts, group_size, sampling)
+
+
+def _tries(
+    engine: Engine,
+    conversations: Conversations,
+    verify: Verify,
+    failures: Sequence[Failure],
+    prompts: Sequence[TokenIds],
+    group_size: int,
+    sampling: Sampling,
+) -> list[Group]:
+    """Answer each failure's prompt G times; the groups have no reflections."""
     problems = [failure.attempt.problem for failure in failures]
-    prompts = [conversations.attempt(problem) for problem in problems]
     completions_FG = generate(engine, conversations, prompts, group_size, sampling)
     _require_whole_groups(completions_FG, group_size, "attempts at a problem")
     tries = [

@@ -1,4 +1,4 @@
-"""What the rounds of a run found: on dev after each, and how much failed when it collected."""
+"""What the rounds of a run found: on dev after each, and what became of their failures."""
 
 from dataclasses import dataclass
 from itertools import count
@@ -6,6 +6,7 @@ from typing import Any
 
 from mulligan.evaluation.dev_curve import DevPoint, read_dev
 from mulligan.evaluation.statistics import Interval, wilson
+from mulligan.evaluation.store_drift import read_store_drift
 from mulligan.storage.records import RecordLog
 from mulligan.storage.run_folder import RunFolder
 
@@ -19,6 +20,8 @@ class Round:
     """Measured after it."""
     failed: Interval | None
     """Share of the first tries of its collection that failed; None where it made none."""
+    drift: Interval | None
+    """Share of its failures that the model passes after it; None where none are stored."""
 
 
 def read_rounds(run: RunFolder) -> list[Round]:
@@ -27,8 +30,14 @@ def read_rounds(run: RunFolder) -> list[Round]:
     Raises:
         MulliganError: a line of their files is not a record.
     """
+    drift = {line.step: line.share for line in read_store_drift(run.store_drift)}
     return [
-        Round(point.step, point, _failed(run.round(point.step)) if point.step else None)
+        Round(
+            point.step,
+            point,
+            _failed(run.round(point.step)) if point.step else None,
+            drift.get(point.step),
+        )
         for point in read_dev(run.round_trials)
     ]
 

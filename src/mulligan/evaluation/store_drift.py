@@ -1,9 +1,9 @@
 """How far a store of failures has drifted: how many of them the present policy would pass.
 
 The failures are those of the model before training. A sample of their problems is tried once more,
-as if never tried, each time the policy is evaluated on dev: the same sample with the same seeds, so
-that steps are compared on the same luck as far as that goes. Even before training some pass, since
-answers are sampled; what counts is how the share rises.
+as if never tried, each time the policy is evaluated on dev, also after a round: the same sample
+with the same seeds, so that steps are compared on the same luck as far as that goes. Even before
+training some pass, since answers are sampled; what counts is how the share rises.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class StoreDrift:
     """A line of ``store_drift.jsonl``: a sample of the store's problems, tried afresh."""
 
     step: int
-    """Training steps that were done."""
+    """Training steps that were done, or rounds."""
     passed: int
     judged: int
     """Tries whose verifier did not break."""

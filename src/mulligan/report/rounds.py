@@ -18,13 +18,15 @@ COLUMNS: tuple[tuple[str, Column], ...] = (
     ("After reflection", lambda each: each.dev.after_reflection),
     ("What reflection adds", lambda each: each.dev.reflection_over_nothing),
     ("Failures found", lambda each: each.failed),
+    ("Failures now passed", lambda each: each.drift),
 )
 """What is shown of a round, by its title."""
 
 _NOTE = (
     "Measured on the same dev problems with the same seeds after each round, and before the first. "
     "Failures found are a share of the first tries of the round's own collection, on problems that "
-    "no earlier round has tried unless failures are stored."
+    "no earlier round has tried unless failures are stored. Failures now passed are how far the "
+    "store has drifted: the share of the round's failures that the model passes after it."
 )
 
 
@@ -62,7 +64,7 @@ def about_consolidation(
     )
     yield (
         f"Consolidation: of {problems:,} problems the policy solved {solved:,} at the first try "
-        f"and reflected on {failed:,}; {passed:,} of {retries:,} retries passed."
+        f"and tried {failed:,} again; {passed:,} of {retries:,} retries passed."
     )
     if steps:
         yield (

@@ -36,13 +36,14 @@ def _problems(session: Session) -> list[Problem]:
 
 
 def _search(session: Session, settings: Consolidate) -> list[Found]:
-    """Let the trained policy try and reflect; return the answers that passed."""
+    """Let the trained policy try its problems, some of them again; return what passed."""
     recipe, run = session.recipe, session.run
     model, tokenizer = session.load(_checkpoint(session))
     engine = session.engine(model, tokenizer)
     require_token_ids(engine)
     problems = _problems(session)
     how = Search(
+        second=settings.search,
         tries=settings.tries,
         at_once=recipe.generate.problems_at_once,
         temperature=recipe.generate.temperature,
@@ -99,7 +100,7 @@ def _train(session: Session, settings: Consolidate, found: Sequence[Found]) -> N
 
             consolidate(policy, engine, conversations, examples, recipe, settings, report=report)
     else:
-        logger.warning("No retry passed, so there is nothing to consolidate: the model stays.")
+        logger.warning("No second try passed, so there is nothing to consolidate: the model stays.")
     remove_folder(run.model)
     with whole_folder(run.model) as folder:
         policy.finished().save_pretrained(folder)

@@ -1,6 +1,7 @@
 """Looks at the dev split while training goes on, as the recipe asks for."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mulligan.engines.base import Engine
@@ -47,7 +48,7 @@ def dev_looks(
             )
             found = standing(log, step)
         if recipe.collect.failures != "online":
-            _measure_drift(session, engine, conversations, step)
+            measure_store_drift(session, engine, conversations, step, session.run.store_drift)
         engine.reset_cache()
         patience = recipe.train.patience
         return Look(found.is_best, patience is not None and found.since_best >= patience)
@@ -55,12 +56,20 @@ def dev_looks(
     return look
 
 
-def _measure_drift(
-    session: Session, engine: Engine, conversations: Conversations, step: int
+def measure_store_drift(
+    session: Session, engine: Engine, conversations: Conversations, step: int, path: Path
 ) -> None:
-    """Write down how many of the stored failures the policy would pass, unless that is known."""
-    recipe, run = session.recipe, session.run
-    with open_store_drift(run.store_drift) as log, FailureStore(run.failures) as store:
+    """Write down how many of the stored failures the policy would pass, unless that is known.
+
+    Args:
+        session: of the run, or within a round, whose failures are tried.
+        engine: has the policy.
+        conversations: how it is asked.
+        step: training steps, or rounds, that were done.
+        path: the file of measurements.
+    """
+    recipe = session.recipe
+    with open_store_drift(path) as log, FailureStore(session.run.failures) as store:
         if str(step) not in log:
             count, seed = recipe.evaluate.dev_problems, recipe.seed_of("evaluate")
             problems = sample_of(store, count, seed)

@@ -14,6 +14,7 @@ from mulligan.evaluation.dev_curve import dev_protocol, round_name
 from mulligan.evaluation.evaluate import evaluate
 from mulligan.evaluation.trials import open_trials
 from mulligan.run.consolidate import consolidate_policy
+from mulligan.run.dev import measure_store_drift
 from mulligan.run.learning import collect_failures, train_policy
 from mulligan.run.session import Session
 from mulligan.run.trained import (
@@ -48,9 +49,7 @@ def problems_of_all_rounds(session: Session) -> list[Problem]:
     Raises:
         MulliganError: the training split has too few.
     """
-    settings = session.recipe.collect
-    rounds = 1 if settings.failures == "stored" else session.recipe.rounds
-    return session.problems("train", settings.problems * rounds)
+    return session.problems("train", session.recipe.training_problems)
 
 
 def collect_first_round(session: Session) -> None:
@@ -167,6 +166,8 @@ def _evaluate_on_dev(session: Session, part: Session, number: int) -> None:
             log,
             progress,
         )
+    if number and recipe.collect.failures != "online":
+        measure_store_drift(part, engine, conversations, number, session.run.store_drift)
 
 
 def _once(session: Session, name: str, work: Callable[[], None]) -> None:

@@ -60,7 +60,7 @@ def warm_up_stage(session: Session) -> None:
     problems = reported_problems(session) or problems_of_all_rounds(session)
     make_objective(recipe).reward.check(session.task, problems)  # said now, not hours later
     session.problems(recipe.evaluate.split, recipe.evaluate.problems)
-    if recipe.evaluate.every is not None or recipe.rounds > 1:
+    if recipe.looks_at_dev:
         session.problems("dev", recipe.evaluate.dev_problems)
     controls_of(recipe.evaluate)  # so are controls and endpoints that do not exist
     check_endpoints(recipe.evaluate.endpoints)

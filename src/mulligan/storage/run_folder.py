@@ -117,7 +117,10 @@ class RunFolder:
 
     @property
     def store_drift(self) -> Path:
-        """How many stored failures the policy would pass, measured with each evaluation on dev."""
+        """How many stored failures the policy would pass, measured with each evaluation on dev.
+
+        Several rounds have one in the run's own folder too, with a measurement after each.
+        """
         return self.path / "store_drift.jsonl"
 
     def evaluation(self, when: str) -> Path:

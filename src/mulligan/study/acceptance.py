@@ -1,12 +1,13 @@
 """The published record of a study on seeds that nobody chose: endpoints, and every attempt.
 
-The file says what a study showed, pooled and seed by seed, where a new seed is expected, and which
-sets of seeds were ever run for it. A second set is judged at a higher level than the first.
+The file says what a study showed, pooled and seed by seed, where a new seed is expected, how its
+base arm compares with the others after training, and which sets of seeds were ever run for it. A
+second set is judged at a higher level than the first.
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ LEVELS = {1: 0.95, 2: 0.975}
 
 @dataclass(frozen=True, slots=True)
 class EndpointRecord:
-    """A change of the base arm, as fractions."""
+    """A change of the base arm, or what it has more than another arm after training; fractions."""
 
     name: str
     mean: float
@@ -47,6 +48,9 @@ class EndpointRecord:
 
 def publish(design: Plan, table: StudyTable, path: Path) -> dict[str, Any]:
     """Write the record of a study's base arm; earlier attempts in the file stay listed.
+
+    A comparison is the base arm less another one after training, paired by seed, with the tokens
+    that each generated in a run on average. It is made once every run of that arm is finished.
 
     Raises:
         MulliganError: the seeds are not derived, runs are missing, an outcome was not evaluated,
@@ -66,11 +70,13 @@ def publish(design: Plan, table: StudyTable, path: Path) -> dict[str, Any]:
         "level": table.level,
         "seeds": [int(seed) for seed in design.seeds],
         "endpoints": [asdict(each) for each in _records(table)],
+        "comparisons": [_comparison(table, arm) for arm in table.arms if arm != table.base],
     }
     attempts = [a for a in _earlier(path) if a["attempt"] != seeds.attempt] + [attempt]
     content = {
         "seeds": attempt["seeds"],
         "endpoints": attempt["endpoints"],
+        "comparisons": attempt["comparisons"],
         "attempts": sorted(attempts, key=lambda each: int(each["attempt"])),
         "before": {name: _mean(table, outcome, "before") for name, outcome in NAMES.items()},
         "after": {name: _mean(table, outcome, "after") for name, outcome in NAMES.items()},
@@ -115,6 +121,35 @@ def _record(name: str, change: Estimate) -> EndpointRecord:
     numbers = (change.low, change.high, change.sd, change.new_low, change.new_high)
     low, high, sd, new_low, new_high = (float(n) for n in numbers if n is not None)
     return EndpointRecord(name, change.mean, low, high, sd, dict(change.per_run), new_low, new_high)
+
+
+def _comparison(table: StudyTable, arm: str) -> dict[str, Any]:
+    """Return what the base arm has more than another one after training."""
+    counts = {"against": arm, "finished": table.finished(arm), "planned": table.planned(arm)}
+    if table.finished(arm) < table.planned(arm):
+        return counts | {"generated_tokens": {}, "endpoints": []}
+    after = {name: table.estimate(arm, out, "after_against_base") for name, out in NAMES.items()}
+    records = [_record(name, _negated(e)) for name, e in after.items() if e and e.low is not None]
+    tokens = {c.arm: c.generated_tokens for c in table.costs if c.arm in (table.base, arm)}
+    return counts | {"generated_tokens": tokens, "endpoints": [asdict(each) for each in records]}
+
+
+def _negated(estimate: Estimate) -> Estimate:
+    """Return a difference the other way round."""
+    low, high, new_low, new_high = (
+        None if end is None else -end
+        for end in (estimate.high, estimate.low, estimate.new_high, estimate.new_low)
+    )
+    per_run = {seed: -value for seed, value in estimate.per_run.items()}
+    return replace(
+        estimate,
+        mean=-estimate.mean,
+        per_run=per_run,
+        low=low,
+        high=high,
+        new_low=new_low,
+        new_high=new_high,
+    )
 
 
 def _mean(table: StudyTable, outcome: str, when: Any) -> float | None:

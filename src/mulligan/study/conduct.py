@@ -120,10 +120,10 @@ def _check_runs(design: Plan) -> None:
         recipe = run.recipe
         evaluate = recipe.evaluate
         wanted: list[tuple[Split, int]] = [
-            ("train", recipe.collect.problems),
+            ("train", recipe.training_problems),
             (evaluate.split, evaluate.problems),
         ]
-        if evaluate.every is not None:
+        if recipe.looks_at_dev:
             wanted.append(("dev", evaluate.dev_problems))
         key = (recipe.task, repr(recipe.task_options), repr(recipe.train), repr(wanted))
         if key in seen:

@@ -51,7 +51,7 @@ class Example:
 def examples_of(found: Iterable[Found], solved_share: float, seed: int) -> list[Example]:
     """Return what is trained on: each different answer of a problem once, and solved problems.
 
-    The answers that retries found for a problem share a weight of 1, however many passed and
+    The answers that second tries found for a problem share a weight of 1, however many passed and
     however often the same was found. Of the problems solved at the first try so many are drawn
     that they make up ``solved_share`` of all problems, or all where there are fewer.
     """
