@@ -1,4 +1,5 @@
 import asyncio
+import shutil
 import subprocess
 import sys
 
@@ -32,6 +33,19 @@ def test_a_run_answers_with_its_trained_model_and_its_own_words(tiny_run):
     assert solution.events == again.events
     assert solution.events[0].completion.length <= 5
     assert solution.passed == (solution.verdict.status == "passed")
+
+
+def test_before_its_training_a_run_answers_with_its_warmed_up_model_and_says_so(
+    tiny_run, tmp_path, caplog
+):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    with Mulligan.load(run) as trained:
+        expected = trained.answer(PROBLEM)
+    shutil.copy(run / "checkpoints" / "step-4" / "model.safetensors", run / "warmed_up")
+    shutil.rmtree(run / "checkpoints")
+    with Mulligan.load(run) as warmed_up:
+        assert warmed_up.answer(PROBLEM) == expected
+    assert "is not trained yet: its warmed-up model answers" in caplog.text
 
 
 def test_answers_of_a_model_that_is_no_run_need_a_task(tiny_llama):

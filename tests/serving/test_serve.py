@@ -16,6 +16,7 @@ from mulligan import Mulligan
 from mulligan.config import Prompts
 from mulligan.engines.scripted import ScriptedEngine
 from mulligan.episodes.conversation import Conversations
+from mulligan.errors import MulliganError
 from mulligan.report.live.server import open_port
 from mulligan.serving.api import Bounds, Endpoint, make_server
 from mulligan.serving.redact import Redactor
@@ -48,19 +49,30 @@ def second_time_right(tokenizer):
 def serve(tmp_path, tiny_tokenizer):
     """Serves a script, and gives the official client of it."""
 
-    @contextmanager
-    def start(script=None, bounds=None, key=None, sent="none", file=TASK_FILE, **options):
+    def mulligan_of(script, file=TASK_FILE, **options):
         task = load_task(str(file), options)
-        engine = ScriptedEngine(script or second_time_right(tiny_tokenizer), tiny_tokenizer)
-        speak = Conversations(tiny_tokenizer, "Why?", context=2000)
         with ExitStack() as stack:
             verifier = stack.enter_context(verifier_for(task, 1, Limits(deadline_s=0.5)))
             write = Sampling(0.9, 90)
+            engine = ScriptedEngine(script, tiny_tokenizer)
+            speak = Conversations(tiny_tokenizer, "Why?", context=2000)
             method = Method(engine, speak, verifier.verify_many, write, write)
-            mulligan = Mulligan(task, method, verifier, "tiny", Prompts(), ExitStack())
+            return Mulligan(task, method, verifier, "tiny", Prompts(), stack.pop_all())
+
+    @contextmanager
+    def start(script=None, bounds=None, key=None, sent="none", newer=None, **task):
+        mulligan = mulligan_of(script or second_time_right(tiny_tokenizer), **task)
+        with ExitStack() as stack:
             worker = stack.enter_context(Worker(mulligan, tmp_path / "store", Redactor()))
             listening = open_port("127.0.0.1", 0)
-            server = make_server(Endpoint(worker, "tiny", bounds or Bounds(), key), "127.0.0.1")
+
+            def load():
+                if newer is None:
+                    raise MulliganError("there are no weights")
+                return mulligan_of(newer, **task)
+
+            endpoint = Endpoint(worker, "tiny", bounds or Bounds(), key, load)
+            server = make_server(endpoint, "127.0.0.1")
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
             thread.start()
             url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
@@ -178,6 +190,54 @@ def test_64_requests_at_once_are_all_answered_each_with_its_own(serve, tmp_path)
     for number, reply in enumerate(replies):
         problem = stored[reply.mulligan["failure_id"]]["problem"]
         assert problem["messages"][0]["content"] == f"Number {number}."
+
+
+def reload(client):
+    return client.post("/reload", body={}, cast_to=object)
+
+
+def test_new_weights_answer_without_a_restart_and_no_request_is_lost(serve):
+    began = threading.Event()
+
+    def old(*_):
+        began.set()
+        time.sleep(0.05)
+        return "bb"
+
+    with serve(old, newer=lambda *_: "dd") as client, ThreadPoolExecutor(65) as pool:
+        asked = [pool.submit(ask, client, f"Number {n}.") for n in range(64)]
+        assert began.wait(20)
+        reloaded = reload(client)
+        later = ask(client)
+        replies = [each.result() for each in asked]
+    assert reloaded == {"object": "reload", "weights": 2}
+    assert (later.choices[0].message.content, later.mulligan["weights"]) == ("dd", 2)
+    said = {(each.choices[0].message.content, each.mulligan["weights"]) for each in replies}
+    assert ("bb", 1) in said
+    assert said <= {("bb", 1), ("dd", 2)}
+
+
+def test_weights_that_cannot_be_loaded_leave_the_old_ones(serve):
+    with serve(lambda *_: "bb") as client:
+        with pytest.raises(openai.InternalServerError, match="there are no weights"):
+            reload(client)
+        assert ask(client).mulligan["weights"] == 1
+
+
+def test_only_one_load_at_a_time_and_only_with_the_key(serve):
+    def newer(*_):
+        return "dd"
+
+    sent = serve(key="secret", sent="wrong", newer=newer)
+    with sent as client, pytest.raises(openai.AuthenticationError):
+        reload(client)
+    with (
+        serve(key="secret", sent="secret", newer=newer) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        errors = [each.exception() for each in [pool.submit(reload, client) for _ in range(8)]]
+        assert {type(each) for each in errors} <= {type(None), openai.ConflictError}
+        assert errors.count(None) == ask(client).mulligan["weights"] - 1 >= 1
 
 
 REFUSED = {

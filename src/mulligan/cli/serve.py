@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from mulligan.cli.solve import (
 )
 from mulligan.cli.web import require_web_packages, web_address
 from mulligan.errors import MulliganError
+
+if TYPE_CHECKING:
+    from mulligan.serving.mulligan import Mulligan
 
 
 def serve(
@@ -50,7 +53,11 @@ def serve(
     model: ServedModel = None,
     api_key_env: KeyVariable = None,
 ) -> None:
-    """Serve chat completions; what fails is reflected on, retried, and stored to train on."""
+    """Serve chat completions; what fails is reflected on, retried, and stored to train on.
+
+    POST /v1/reload loads RUN_OR_MODEL again, where it, or what a link of that name leads to, has
+    new weights: without a restart, and without a request that is lost.
+    """
     require_web_packages("serve")
     from mulligan.report.live.server import LOOPBACK, open_port
     from mulligan.serving.api import Bounds, Endpoint, make_server
@@ -63,11 +70,14 @@ def serve(
     redactor = Redactor(redact or ())
     bounds = Bounds(max_requests, max_seconds, max_bytes)
     called = name or Path(source).name
+
+    def newest() -> "Mulligan":
+        there = Path(source)
+        found = str(there.resolve()) if there.exists() else source
+        return load(found, task, task_options, tries, url, model or source, api_key_env)
+
     listening = open_port(host, port)
-    with (
-        load(source, task, task_options, tries, url, model, api_key_env) as mulligan,
-        Worker(mulligan, store, redactor) as worker,
-    ):
+    with Worker(newest(), store, redactor) as worker:
         console.print(
             f"{called!r} at {web_address(host, listening)}/v1 (Ctrl-C stops it); "
             f"failures go to {store}",
@@ -76,4 +86,5 @@ def serve(
         )
         if host not in LOOPBACK and key is None:
             console.print("Everyone who can reach this machine can use it.", style="yellow")
-        make_server(Endpoint(worker, called, bounds, key), host).run(sockets=[listening])
+        endpoint = Endpoint(worker, called, bounds, key, newest)
+        make_server(endpoint, host).run(sockets=[listening])

@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from mulligan.serving.chat_protocol import (
     error_body,
     requested_problem,
 )
+from mulligan.serving.mulligan import Mulligan
 from mulligan.serving.worker import Job, Served, Worker
 
 logger = logging.getLogger("mulligan")
@@ -56,13 +57,23 @@ class Endpoint:
         name: what the model is called to clients.
         bounds: what is accepted.
         key: what clients must send as their key; None asks for none.
+        load: loads the newest weights of what is served.
     """
 
-    def __init__(self, worker: Worker, name: str, bounds: Bounds, key: str | None) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        name: str,
+        bounds: Bounds,
+        key: str | None,
+        load: Callable[[], Mulligan],
+    ) -> None:
         self.worker = worker
         self.name = name
         self.bounds = bounds
         self._key = key
+        self._load = load
+        self._loading = False
         self._under_way = 0
 
     async def models(self, request: Request) -> Response:
@@ -70,6 +81,24 @@ class Endpoint:
         self._check_key(request)
         model = {"id": self.name, "object": "model", "created": 0, "owned_by": "mulligan"}
         return JSONResponse({"object": "list", "data": [model]})
+
+    async def reload(self, request: Request) -> Response:
+        """Load the newest weights and answer with them; what waits is answered by the old ones."""
+        self._check_key(request)
+        if self._loading:
+            raise RefusalError(
+                409, "conflict_error", "already_loading", "Weights are being loaded already."
+            )
+        self._loading = True
+        try:
+            loaded = await asyncio.to_thread(self._load)
+            number = await asyncio.wrap_future(self.worker.replace(loaded))
+        except (MulliganError, OSError) as error:
+            message = f"The weights could not be loaded, and the old ones stay: {error}"
+            raise RefusalError(500, "server_error", "not_loaded", message) from error
+        finally:
+            self._loading = False
+        return JSONResponse({"object": "reload", "weights": number})
 
     async def chat(self, request: Request) -> Response:
         """Answer a chat completion."""
@@ -88,7 +117,7 @@ class Endpoint:
             served = await self._served(asked)
         finally:
             self._under_way -= 1
-        body = completion_body(asked, served.solution, served.failure_id)
+        body = completion_body(asked, served.solution, served.failure_id, served.weights)
         if not asked.stream:
             return JSONResponse(body)
 
@@ -173,6 +202,7 @@ def make_app(endpoint: Endpoint, host: str) -> FastAPI:
     if host in LOOPBACK:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
     app.add_route("/v1/models", endpoint.models, methods=["GET"])
+    app.add_route("/v1/reload", endpoint.reload, methods=["POST"])
     app.add_route("/v1/chat/completions", endpoint.chat, methods=["POST"])
     app.add_exception_handler(RefusalError, _refused)
     return app

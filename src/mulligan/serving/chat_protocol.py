@@ -84,9 +84,16 @@ def is_verifiable(problem: Problem) -> bool:
 
 
 def completion_body(
-    request: ChatRequest, solution: Solution, failure_id: str | None
+    request: ChatRequest, solution: Solution, failure_id: str | None, weights: int
 ) -> dict[str, Any]:
-    """Return a response, with what happened in its field ``mulligan``."""
+    """Return a response, with what happened in its field ``mulligan``.
+
+    Args:
+        request: that is answered.
+        solution: the answer, and the way to it.
+        failure_id: of what was stored, where the first try failed.
+        weights: which weights answered, counted from 1.
+    """
     message, reason = _message(request, solution)
     return {
         "id": f"chatcmpl-{uuid4().hex}",
@@ -95,7 +102,7 @@ def completion_body(
         "model": request.model,
         "choices": [{"index": 0, "message": message, "finish_reason": reason}],
         "usage": _usage(solution),
-        "mulligan": _what_happened(solution, failure_id),
+        "mulligan": _what_happened(solution, failure_id) | {"weights": weights},
     }
 
 

@@ -1,6 +1,7 @@
 """A model with a second chance: loaded once, asked from Python."""
 
 import asyncio
+import logging
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from mulligan.engines.registry import Surroundings, find_engine
 from mulligan.episodes.chat import ChatConversations
 from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
-from mulligan.run.session import recipe_of
+from mulligan.run.session import recipe_of, stages_done
 from mulligan.serving.second_chance import Event, Method, Solution, solve, steps
 from mulligan.storage.run_folder import RunFolder
 from mulligan.tasks.base import Task
@@ -23,6 +24,8 @@ from mulligan.tasks.registry import load_task
 from mulligan.types import Problem, Sampling
 from mulligan.verifiers.limits import limits_of
 from mulligan.verifiers.pool import Verifier, verifier_for
+
+logger = logging.getLogger("mulligan")
 
 GENERATE = Generate(answer_tokens=512, reflection_tokens=256)
 """How a model writes that no run says otherwise of."""
@@ -77,7 +80,8 @@ class Mulligan:
 
         Args:
             source: a run folder, whose best or newest checkpoint is used with the words and
-                lengths of its recipe; or a model: Hub id, folder, or ``smollm2-135m``.
+                lengths of its recipe, or its warmed-up model before training has begun; or a model:
+                Hub id, folder, or ``smollm2-135m``.
             task: what a recipe calls a task; a run's own by default.
             task_options: of that task.
             tries: most tries at a problem, the first included.
@@ -196,7 +200,6 @@ def _local(
 ) -> tuple[Engine, Conversations]:
     """Return the engine of a run or a model that is loaded here."""
     from mulligan.models.load import context_length, load_model
-    from mulligan.run.export_model import trained_checkpoint
 
     dtype = recipe.dtype if recipe else "bfloat16"
     settings = recipe.engine if recipe else LocalEngine()
@@ -204,8 +207,8 @@ def _local(
         model, tokenizer = load_model(source, dtype)
     else:
         base = str(run.warmed_up) if recipe.sft else recipe.model
-        checkpoint = trained_checkpoint(run, recipe)
-        model, tokenizer = load_model(str(checkpoint), dtype, recipe.device, base=base)
+        weights = str(_newest_weights(run, recipe))
+        model, tokenizer = load_model(weights, dtype, recipe.device, base=base)
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mulligan-"))
     surroundings = Surroundings(model, tokenizer, dtype, Path(folder))
     engine = find_engine(settings.kind).make(settings.model_dump(), surroundings)
@@ -218,3 +221,18 @@ def _local(
         context=context_length(model.config),
     )
     return engine, conversations
+
+
+def _newest_weights(run: RunFolder, recipe: Recipe) -> Path:
+    """Return a run's trained model; before its training has begun, what training starts from.
+
+    Raises:
+        MulliganError: it has neither.
+    """
+    from mulligan.run.export_model import trained_checkpoint
+
+    begun = any(each.checkpoints.exists() for each in run.rounds_begun)
+    if recipe.sft is not None and not begun and "warmup" in stages_done(run):
+        logger.warning("%s is not trained yet: its warmed-up model answers.", run.path)
+        return run.warmed_up
+    return trained_checkpoint(run, recipe)

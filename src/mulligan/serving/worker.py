@@ -4,6 +4,7 @@ An engine and a verifier serve one caller at a time, so requests queue for this 
 in the store before its request is answered: a process that is killed loses no acknowledged record.
 """
 
+import logging
 import queue
 import threading
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from mulligan.serving.second_chance import Event, Method, Solution, steps
 from mulligan.storage.lock import hold
 from mulligan.types import Problem, Verdict
 
+logger = logging.getLogger("mulligan")
+
 AT_ONCE = 64
 """Most requests that are answered together."""
 
@@ -33,6 +36,8 @@ class Served:
 
     solution: Solution
     failure_id: str | None
+    weights: int
+    """Which model answered: 1 is the one that the worker began with, 2 the next, and so on."""
 
 
 @dataclass(eq=False, slots=True)
@@ -47,11 +52,20 @@ class Job:
     done: Future[Served] = field(default_factory=Future)
 
 
+@dataclass(eq=False, slots=True)
+class Replacement:
+    """Another model, which answers what comes after it."""
+
+    mulligan: Mulligan
+    done: Future[int] = field(default_factory=Future)
+    """Its number, once it answers."""
+
+
 class Worker:
     """Answers jobs in a thread of its own; use as a context manager.
 
     Args:
-        mulligan: answers.
+        mulligan: answers; closed at the end, or when it is replaced.
         folder: the store of failures.
         redactor: takes secrets out of what is stored.
     """
@@ -60,15 +74,19 @@ class Worker:
         self.mulligan = mulligan
         self._store = Store(folder)
         self._redactor = redactor
-        self._waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Job | Replacement | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="mulligan", daemon=True)
         self._batches = 0
+        self._weights = 1
         self._stack = ExitStack()
 
     def __enter__(self) -> "Worker":
-        self._stack.enter_context(hold(self._store.path))
-        self._failures = self._stack.enter_context(open_reported(self._store.failures))
-        self._unverified = self._stack.enter_context(open_reported(self._store.unverified))
+        with ExitStack() as stack:
+            stack.callback(self._close)
+            stack.enter_context(hold(self._store.path))
+            self._failures = stack.enter_context(open_reported(self._store.failures))
+            self._unverified = stack.enter_context(open_reported(self._store.unverified))
+            self._stack = stack.pop_all()
         self._thread.start()
         return self
 
@@ -77,27 +95,62 @@ class Worker:
         self._thread.join()
         self._stack.close()
 
+    def _close(self) -> None:
+        self.mulligan.close()  # whichever answers by then
+
     def submit(self, job: Job) -> Future[Served]:
         """Let a job wait for its turn; a job whose future is cancelled before is left out."""
         self._waiting.put(job)
         return job.done
 
+    def replace(self, mulligan: Mulligan) -> Future[int]:
+        """Let another model answer what is submitted from now on; no job is lost.
+
+        Returns:
+            The new model's number, once it answers and the one before is closed.
+        """
+        replacement = Replacement(mulligan)
+        self._waiting.put(replacement)
+        return replacement.done
+
     def _run(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            jobs = [first]
-            while len(jobs) < AT_ONCE and not self._waiting.empty():
-                job = self._waiting.get()
-                if job is None:
-                    self._waiting.put(None)
-                    break
-                jobs.append(job)
-            groups: dict[object, list[Job]] = {}
-            for job in jobs:
-                if job.done.set_running_or_notify_cancel():
-                    alike = (job.temperature, job.max_tokens)
-                    groups.setdefault(alike if job.seed is None else job, []).append(job)
-            for group in groups.values():
-                self._answer(group)
+        while True:
+            waiting = [self._waiting.get()]
+            while len(waiting) < AT_ONCE and not self._waiting.empty():
+                waiting.append(self._waiting.get())
+            jobs: list[Job] = []
+            for each in waiting:
+                if isinstance(each, Job):
+                    jobs.append(each)
+                    continue
+                self._answer_together(jobs)
+                jobs = []
+                if each is None:
+                    return
+                self._take(each)
+            self._answer_together(jobs)
+
+    def _take(self, new: Replacement) -> None:
+        if not new.done.set_running_or_notify_cancel():
+            new.mulligan.close()
+            return
+        before, self.mulligan = self.mulligan, new.mulligan
+        self._weights += 1
+        try:
+            before.close()
+        except Exception:
+            logger.exception("The model that was replaced could not be closed.")
+        new.done.set_result(self._weights)
+
+    def _answer_together(self, jobs: Sequence[Job]) -> None:
+        """Answer jobs that waited, those that draw alike together."""
+        groups: dict[object, list[Job]] = {}
+        for job in jobs:
+            if job.done.set_running_or_notify_cancel():
+                alike = (job.temperature, job.max_tokens)
+                groups.setdefault(alike if job.seed is None else job, []).append(job)
+        for group in groups.values():
+            self._answer(group)
 
     def _answer(self, jobs: Sequence[Job]) -> None:
         """Answer jobs that draw alike; where that breaks, each alone: one harms no other."""
@@ -118,7 +171,7 @@ class Worker:
                 self._answer([job])
             return
         for job, solution, key in zip(jobs, solutions, ids, strict=True):
-            job.done.set_result(Served(solution, key))
+            job.done.set_result(Served(solution, key, self._weights))
 
     def _method(self, job: Job) -> Method:
         self._batches += 1
