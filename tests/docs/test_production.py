@@ -1,14 +1,18 @@
-"""What the page on production shows runs."""
+"""The Python that the README and the page on production show runs."""
 
 import re
 import shutil
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "production.md"
+import pytest
+
+ROOT = Path(__file__).parents[2]
 
 
-def test_the_python_on_its_page_has_ten_lines_and_runs(tmp_path, tiny_run, monkeypatch):
-    [block] = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/production.md"])
+def test_the_python_on_a_page_has_ten_lines_and_runs(tmp_path, tiny_run, monkeypatch, page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    [block] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     shutil.copytree(tiny_run, tmp_path / "runs" / "demo")
     monkeypatch.chdir(tmp_path)
     names = {}

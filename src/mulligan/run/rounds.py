@@ -11,8 +11,6 @@ from copy import copy
 from pathlib import Path
 
 from mulligan.evaluation.dev_curve import dev_protocol, round_name
-from mulligan.evaluation.evaluate import evaluate
-from mulligan.evaluation.trials import open_trials
 from mulligan.run.consolidate import consolidate_policy
 from mulligan.run.dev import measure_store_drift
 from mulligan.run.learning import collect_failures, train_policy
@@ -26,6 +24,7 @@ from mulligan.run.trained import (
     trained_step,
     writes_model,
 )
+from mulligan.run.trials import run_trials
 from mulligan.storage.atomic import remove_folder, whole_folder, write_atomically
 from mulligan.types import Problem
 
@@ -146,26 +145,9 @@ def _evaluate_on_dev(session: Session, part: Session, number: int) -> None:
     conversations = part.conversations(model, tokenizer, engine)
     problems = part.problems("dev", recipe.evaluate.dev_problems)
     protocol = dev_protocol(recipe, part.those_that_fit(problems, conversations))
-    title = f"evaluate on dev after round {number}" if number else "evaluate on dev"
-    with (
-        part.progress(title, len(protocol.problems)) as advance,
-        open_trials(session.run.round_trials) as log,
-    ):
-
-        def progress(done: int) -> None:
-            advance(done)
-            part.stop.check(f"{len(log)} trials on dev after round {number}")
-
-        evaluate(
-            engine,
-            conversations,
-            part.verify,
-            part.verifier.leaks_many,
-            protocol,
-            round_name(number),
-            log,
-            progress,
-        )
+    said = f"on dev after round {number}" if number else "on dev"
+    path = session.run.round_trials
+    run_trials(part, engine, conversations, protocol, round_name(number), said, path=path)
     if number and recipe.collect.failures != "online":
         measure_store_drift(part, engine, conversations, number, session.run.store_drift)
 

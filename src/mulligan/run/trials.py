@@ -1,5 +1,7 @@
 """An evaluation within a run: its trials go into the run's folder, with a bar and a way to stop."""
 
+from pathlib import Path
+
 from mulligan.engines.base import Engine
 from mulligan.episodes.conversation import Conversations
 from mulligan.evaluation.evaluate import Protocol, evaluate
@@ -15,6 +17,7 @@ def run_trials(
     when: str,
     said: str,
     untrained: Engine | None = None,
+    path: Path | None = None,
 ) -> None:
     """Append the trials of a protocol to those of the run, where they are not there yet.
 
@@ -23,9 +26,10 @@ def run_trials(
         engine: who answers.
         conversations: how the model is asked.
         protocol: what is evaluated.
-        when: names the file, such as ``before``.
+        when: names the trials, such as ``before``.
         said: which trials these are, for a person who stops it.
         untrained: the model before training, where a control needs it.
+        path: the file of trials; by default that of the run's evaluations called ``when``.
 
     Raises:
         StoppedEarly: asked to stop; what is done is saved.
@@ -33,12 +37,13 @@ def run_trials(
     total = len(protocol.problems) * protocol.settings.samples
     with (
         session.progress(f"evaluate {when}", total) as advance,
-        open_trials(session.run.evaluation(when)) as log,
+        open_trials(path or session.run.evaluation(when)) as log,
     ):
+        others = len(log) - sum(trial.when == when for trial in log)
 
         def progress(done: int) -> None:
             advance(done)
-            session.stop.check(f"{len(log)} of {total} trials {said}")
+            session.stop.check(f"{len(log) - others} of {total} trials {said}")
 
         evaluate(
             engine,
