@@ -78,12 +78,15 @@ def _search(session: Session, settings: Consolidate) -> list[Found]:
 def _train(session: Session, settings: Consolidate, found: Sequence[Found]) -> None:
     """Train on what was found, and write the model; without anything it is the trained one."""
     from mulligan.trainer.consolidate import consolidate, examples_of
+    from mulligan.trainer.update import compute_activations_twice
 
     recipe, run = session.recipe, session.run
     model, tokenizer = session.load(_checkpoint(session), to_train=True)
     engine = session.engine(model, tokenizer)  # copies the model before adapters are put into it
     conversations = session.conversations(model, tokenizer, engine)
     policy = session.policy(model)
+    if recipe.train.gradient_checkpointing:
+        compute_activations_twice(policy.model)
     seed = derive_seed(recipe.seed_of("train"), "consolidate")
     if any(each.at == "retry" for each in found):
         examples = examples_of(found, settings.solved_share, seed)
