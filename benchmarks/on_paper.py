@@ -5,6 +5,7 @@ GPU and its links do, times a share of it that is reached in practice. Lengths a
 for the longest completion, for a kernel to start or for another process is left out.
 """
 
+import math
 from dataclasses import dataclass
 
 from benchmarks.models import Arithmetic
@@ -79,6 +80,8 @@ class Work:
     question: int = 100
     """What the retry adds to it: the problem again."""
     answer: int = 100
+    tokens_at_once: int = 16_384
+    """In one pass through the policy."""
 
     @property
     def rows(self) -> int:
@@ -105,6 +108,8 @@ class Layout:
     """Whether a reference policy scores the tokens too."""
     frozen: bool = False
     """Whether the weights get no gradient, as under LoRA."""
+    sharded: bool = False
+    """Whether each of the GPUs that train holds a part of the weights."""
     rows_at_once: int = 256
     """That one copy generates together."""
 
@@ -133,13 +138,15 @@ def step_times(shape: Shape, layout: Layout, work: Work, hardware: Hardware) -> 
         "nvlink": hardware.nvlink * hardware.links_reached,
         "network": hardware.network * hardware.links_reached,
     }
-    # Within a GPU the float32 weights are read and a copy is written; elsewhere the copy travels.
-    moved = weights + shape.parameters * MASTER if layout.link == "memory" else weights
+    # Within a GPU the float32 weights are read and a copy is written; shards are gathered as they
+    # are; elsewhere the copy travels.
+    trained = shape.parameters * MASTER
+    moved = weights + trained if layout.link == "memory" else trained if layout.sharded else weights
     return Times(
         rollout=_rollout(shape, layout, work, hardware),
         transfer=moved / links[layout.link],
         by_folder=2 * weights / hardware.disk,
-        update=_update(shape, layout, work, hardware),
+        update=_update(shape, layout, work, hardware) + _gathering(shape, layout, work, hardware),
     )
 
 
@@ -185,6 +192,21 @@ def _update(shape: Shape, layout: Layout, work: Work, hardware: Hardware) -> flo
     return groups * (both + more * forward) / flops
 
 
+def _gathering(shape: Shape, layout: Layout, work: Work, hardware: Hardware) -> float:
+    """Return the seconds in which shards travel, none of it hidden behind computing.
+
+    In each pass weights are gathered for the forward and for the backward, and for the reference,
+    and gradients are summed into their parts.
+    """
+    if not layout.sharded:
+        return 0.0
+    tokens = work.failures * (work.prompt + work.group_size * work.reflection) / layout.trainers
+    passes = math.ceil(tokens / work.tokens_at_once)
+    others = (layout.trainers - 1) / layout.trainers
+    sent = (4 if layout.reference else 3) * shape.parameters * MASTER * others
+    return passes * sent / (hardware.nvlink * hardware.links_reached)
+
+
 PRIME = (False, False)
 """prime-rl computes a prompt once for each of its reflections, and has no reference."""
 
@@ -198,6 +220,7 @@ LAYOUTS = (
     ("7B", Layout("one GPU, LoRA", 1, 1, 1, "memory", frozen=True)),
     ("1.5B", Layout("one node, 8 GPUs", 8, 8, 1, "memory")),
     ("7B", Layout("one node, 8 GPUs, LoRA", 8, 8, 1, "memory", frozen=True)),
+    ("7B", Layout("one node, 8 GPUs, all weights in shards", 8, 8, 1, "nvlink", sharded=True)),
     ("7B", Layout("one node, 4 GPUs train and 4 generate: prime-rl", 4, 4, 1, "nvlink", *PRIME)),
     (
         "70B",

@@ -1,5 +1,7 @@
 """Operations and bytes of a tiny step, counted by hand."""
 
+from dataclasses import replace
+
 import pytest
 from benchmarks.on_paper import SHAPES, Hardware, Layout, Shape, Work, step_times
 
@@ -72,3 +74,13 @@ def test_twice_the_gpus_halve_the_update_and_the_rollout():
     two = step_times(TINY, Layout("two", 2, 1, 2, "memory"), WORK, RATES)
     assert two.update == pytest.approx(one.update / 2)
     assert two.rollout == pytest.approx(one.rollout / 2)
+
+
+def test_shards_travel_in_every_pass_and_to_the_copy_that_generates():
+    work = replace(WORK, failures=4, tokens_at_once=8)  # 4 * (4 + 2 * 2) tokens: 2 passes each
+    whole, sharded = (
+        step_times(TINY, Layout("here", 2, 2, 1, "nvlink", sharded=each), work, RATES)
+        for each in (False, True)
+    )
+    assert sharded.update - whole.update == pytest.approx(2 * 4 * 44 * 4 / 2 / 44)
+    assert sharded.transfer == pytest.approx(44 * 4 / 44)

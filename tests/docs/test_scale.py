@@ -50,6 +50,7 @@ def test_the_rates_and_lengths_on_the_page_are_those_of_the_table():
         f"{work.reflection} tokens",
         f"{work.question} tokens",
         f"{work.answer} tokens",
+        f"{work.tokens_at_once:,} tokens",
     ):
         assert number in PAGE
 
