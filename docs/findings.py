@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -33,6 +34,9 @@ CURVE = "mulligan examine curve runs/findings_long/runs/* --out docs/results/fin
 _STUDENT = "Intervals are Student's t over runs."
 PLANTED = "The warm-up plants the faults that training then repairs (`no_call: 0.6`)."
 OUTCOMES = ("reflection_over_nothing", "after_reflection", "first_try", "after_nothing", "greedy")
+
+_TITLE_WIDTH = 40
+"""Characters of a line beside a figure."""
 
 Content = Mapping[str, Any]
 
@@ -421,9 +425,11 @@ def dev_curve(content: Content) -> Found:
 def budget_found(content: Content) -> Found:
     """Read what is solved for how many tokens."""
     equal = [f"{way}_{d}_at_equal_tokens" for way in ("reflecting", "again") for d in (1, 2, 3)]
-    said = [(name, f"{name.split('_')[1]} of reflection") for name in equal[:3]]
+    said = [(name, f"round {name.split('_')[1]} of reflection") for name in equal[:3]]
     known = asked(said, [(name, "") for name in equal])(content)
-    answer = known.answer.replace("After training:", "Against sampling again at equal tokens:")
+    answer = known.answer.replace(
+        "After training:", "Reflection up to each round, less fresh tries at equal tokens:"
+    )
     return Found(answer, known.lines, known.runs, figure=lambda: budget_figure(content))
 
 
@@ -436,7 +442,9 @@ def intervals_figure(title: str, lines: Sequence[Line]) -> Drawing | None:
     shown = [each for each in lines if not each.unit]
     if not shown:
         return None
-    figure, axes = new_figure(height=0.3 * len(shown) + 0.7)
+    titles = [fill(each.title, _TITLE_WIDTH) for each in shown]
+    lines_of_text = max(title.count("\n") + 1 for title in titles)
+    figure, axes = new_figure(height=(0.16 + 0.12 * lines_of_text) * len(shown) + 0.7)
     for row, each in enumerate(shown):
         runs = [100 * value for value in each.per_run]
         axes.plot(runs, [row] * len(runs), "o", color=COLOURS["after"], alpha=0.3, markersize=3.5)
@@ -445,16 +453,13 @@ def intervals_figure(title: str, lines: Sequence[Line]) -> Drawing | None:
             axes.plot(ends, [row, row], color=COLOURS["after"], linewidth=2)
         axes.plot(100 * each.mean, row, "D", color=COLOURS["after"], markersize=6)
     axes.axvline(0, color=COLOURS["faint"], linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [_short(each.title) for each in shown])
+    axes.set_yticks(range(len(shown)), titles)
     axes.set_ylim(len(shown) - 0.5, -0.5)
-    axes.set_xlabel("points" if not all(each.is_rate for each in shown) else "per cent")
+    kinds = {"per cent" if each.is_rate else "points" for each in shown}
+    axes.set_xlabel(" or ".join(sorted(kinds)))
     axes.tick_params(axis="y", length=0, labelsize=7)
     axes.grid(axis="x", color=COLOURS["faint"], alpha=0.35, linewidth=0.6)
     return drawn(figure, title, "; ".join(f"{each.title} {each.text()}" for each in shown))
-
-
-def _short(title: str) -> str:
-    return title if len(title) <= 44 else f"{title[:43]}…"
 
 
 @STYLED
@@ -651,9 +656,10 @@ def _section(question: Question, known: Found | None, sentences: Mapping[str, st
         rows = "\n".join(f"| {each.title} | {each.text()} |" for each in known.lines)
         parts.append(f"| | mean [95% interval] |\n|---|---|\n{rows}")
     if drawing := _drawing(question, known):
-        parts.append(f"![{drawing.description}](results/findings/{question.slug}.svg)")
+        parts.append(f"![{drawing.caption}](results/findings/{question.slug}.svg)")
     parts += known.notes
-    parts.append(f"{known.runs} seeds{', exploratory' if question.exploratory else ''}.")
+    seeds = "1 seed" if known.runs == 1 else f"{known.runs} seeds"
+    parts.append(f"{seeds}{', exploratory' if question.exploratory else ''}.")
     return "\n\n".join([*parts, command])
 
 

@@ -20,6 +20,8 @@ TRIES = 16
 """Fresh tries at each problem."""
 ROUNDS = 3
 SHOWN = (1, 2, 4, 8, 16)
+WAYS = {"reflecting": "reflection", "again": "asking again"}
+"""What a round is, by the column that holds the rounds."""
 
 Round = tuple[bool, int]
 """Whether it passed, and the tokens that it took."""
@@ -152,22 +154,27 @@ def summarise(rows: Mapping[str, Sequence[BudgetRow]], when: str) -> list[Quanti
     """Return what is solved for how many tokens, and rounds against sampling at equal tokens."""
     found: list[Quantity | None] = []
     for k in SHOWN:
-        found += _pair(rows, when, f"sampled_{k}", f"{k} fresh tries", _sampled(k))
-    for column, what in (("reflecting", "reflection"), ("again", "being asked again")):
+        tries = "one fresh try" if k == 1 else f"{k} fresh tries"
+        found += _pair(rows, when, f"sampled_{k}", tries, _cost_of_tries(k))
+    for column in WAYS:
         for depth in range(1, ROUNDS + 1):
-            title = f"the first try and {depth} of {what}"
-            found += _pair(rows, when, f"{column}_{depth}", title, _round_of(column, depth))
+            title = f"the first try and {_phrase(column, depth)}"
+            found += _pair(rows, when, f"{column}_{depth}", title, _cost_of_rounds(column, depth))
             found.append(_at_equal_tokens(rows, when, column, depth))
             if depth > 1:
                 found.append(_one_more(rows, when, column, depth))
     return present(found)
 
 
-def _sampled(k: int) -> _Cost:
+def _phrase(column: str, depth: int) -> str:
+    return f"{depth} round{'s' if depth > 1 else ''} of {WAYS[column]}"
+
+
+def _cost_of_tries(k: int) -> _Cost:
     return lambda row: (solved_within(row.tries, k), tokens_within(row.tries, k))
 
 
-def _round_of(column: str, depth: int) -> _Cost:
+def _cost_of_rounds(column: str, depth: int) -> _Cost:
     return lambda row: in_rounds(row, column, depth)
 
 
@@ -187,8 +194,7 @@ def _pair(
 def _at_equal_tokens(
     rows: Mapping[str, Sequence[BudgetRow]], when: str, column: str, depth: int
 ) -> Quantity | None:
-    what = "reflecting" if column == "reflecting" else "asking again"
-    says = f"solved by {what} {depth} times, less sampling again at as many tokens"
+    says = f"solved with {_phrase(column, depth)}, less fresh tries at as many tokens"
     differences = {run: _less_sampling(found, column, depth) for run, found in rows.items()}
     return pool(f"{column}_{depth}_at_equal_tokens", when, says, differences)
 
@@ -221,8 +227,7 @@ def _less_sampling(rows: Sequence[BudgetRow], column: str, depth: int) -> list[W
 def _one_more(
     rows: Mapping[str, Sequence[BudgetRow]], when: str, column: str, depth: int
 ) -> Quantity | None:
-    what = "reflection" if column == "reflecting" else "time of being asked again"
-    says = f"what {what} number {depth} adds to what is solved"
+    says = f"what round {depth} of {WAYS[column]} adds to what is solved"
     gains = {
         run: mean_of(
             (
