@@ -1,4 +1,4 @@
-"""Two processes of which one is killed, while the other waits for it or computes."""
+"""Two processes of which one is killed or held up, while the other waits for it or computes."""
 
 import os
 import signal
@@ -19,13 +19,14 @@ def main(who, where):
     met.gather(b"here")
     time.sleep(0.5)
     if met.rank == int(who):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGSTOP if where == "held up" else signal.SIGKILL)
     if where == "at work":
         time.sleep(60)
     if where == "in a sharded pass":
         with met.naming_who_ended():
             sharded(torch.ones(1, 4))
     met.gather(b"still here")
+    met.part()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import json
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -160,3 +161,17 @@ def test_a_process_that_is_killed_ends_the_others_with_its_name(killed, where):
     assert status == 1, text
     assert f"Process {killed} of 2 (pid " in text
     assert time.monotonic() - begun < 60
+
+
+def test_a_process_that_is_held_up_for_longer_is_waited_for():
+    started = start("dying.py", 1, "held up")
+    stat = Path(f"/proc/{started[1].pid}/stat")
+    try:
+        while stat.read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.1)
+        time.sleep(3)  # twice as long as may pass without a sign of life
+        assert started[0].poll() is None
+        started[1].send_signal(signal.SIGCONT)
+    finally:
+        done = ends(started, seconds=60)
+    assert [status for status, _ in done] == [0, 0], "\n".join(text for _, text in done)

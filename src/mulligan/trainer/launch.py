@@ -2,7 +2,8 @@
 
 A process that dies while the others wait for it would leave them waiting for ever. So each counts
 up a number of its own in the launch's store, and one whose number stands still has ended: the
-others name it and end too.
+others name it and end too. Unless they see it live on their own machine: a number also stands still
+while its process writes a large checkpoint, or gets little of a crowded processor.
 """
 
 import logging
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -47,12 +49,13 @@ class Launch:
         dist.init_process_group(backend, timeout=_PATIENCE)
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
         self.names = [f"process {rank}" for rank in range(self.count)]
-        place = f"pid {os.getpid()} on {socket.gethostname()}"
-        places = [each.decode() for each in self.gather(place.encode())]
+        own = f"{os.getpid()} {socket.gethostname()}"
+        places = [each.decode().split(maxsplit=1) for each in self.gather(own.encode())]
         self.names = [
-            f"process {rank} of {self.count} ({place})" for rank, place in enumerate(places)
+            f"process {rank} of {self.count} (pid {pid} on {host})"
+            for rank, (pid, host) in enumerate(places)
         ]
-        self._signs = _SignsOfLife(self.rank, self.names)
+        self._signs = _SignsOfLife(self.rank, self.names, [(int(p), host) for p, host in places])
         self._signs.start()
 
     def broadcast(self, line: bytes) -> bytes:
@@ -126,10 +129,11 @@ def launched() -> Launch | None:
 class _SignsOfLife(threading.Thread):
     """Shows that this process lives, and ends it when another one does not."""
 
-    def __init__(self, rank: int, names: list[str]) -> None:
+    def __init__(self, rank: int, names: list[str], places: list[tuple[int, str]]) -> None:
         super().__init__(name="signs of life", daemon=True)
         self._rank = rank
         self._names = names
+        self._places = places
         self._stopped = threading.Event()
         self._suspected = threading.Event()
         self._store = dist.TCPStore(  # type: ignore[attr-defined]
@@ -156,7 +160,8 @@ class _SignsOfLife(threading.Thread):
                 if rank not in seen or seen[rank][0] != number:
                     seen[rank] = (number, now)
                 limit = SUSPECT_S if self._suspected.is_set() else SILENT_S
-                if rank != self._rank and now - seen[rank][1] > limit:
+                late = rank != self._rank and now - seen[rank][1] > limit
+                if late and not seen_to_live(*self._places[rank]):
                     self._end(rank)
 
     def suspect(self) -> None:
@@ -181,6 +186,17 @@ class _SignsOfLife(threading.Thread):
         )
         logging.shutdown()
         os._exit(1)
+
+
+def seen_to_live(pid: int, host: str) -> bool:
+    """Whether a process is on this machine, where Linux tells, and has not ended."""
+    if host != socket.gethostname():
+        return False
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in ("Z", "X")
 
 
 def _key(rank: int) -> str:
