@@ -81,9 +81,8 @@ def _scores(q: Tensor, k: Tensor, causal: bool, scale: float) -> Tensor:
     folded = _fold(q, k)
     scores = (folded.flatten(2, 3) @ k.transpose(-1, -2)).float().mul_(scale)
     scores = scores.view(*folded.shape[:-1], k.shape[2])
-    if causal:
-        future = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu_(1)
-        scores.masked_fill_(future, -torch.inf)
+    if causal:  # added: masked_fill_ takes a CPU ten times as long
+        scores += scores.new_full((q.shape[2], k.shape[2]), -torch.inf).triu_(1)
     return scores
 
 
