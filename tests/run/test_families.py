@@ -36,6 +36,9 @@ MODELS = {
     "deepseek-r1": ("qwen2", {}),
 }
 
+CHANGES = {"deepseek-r1": {"train__reward": "random"}}
+"""A random model never ends the thought that this template opens, so no try of it passes."""
+
 
 def make_folder(name, folder):
     """A random model of a family, with the family's own chat template."""
@@ -61,7 +64,7 @@ def test_every_family_is_run():
 @pytest.mark.parametrize("name", MODELS)
 def test_a_whole_run_of_a_family_ends_in_a_table_and_a_model(name, lora, tmp_path):
     model = make_folder(name, tmp_path / "model")
-    recipe = write_recipe(tmp_path, model, probe=True, lora=lora)
+    recipe = write_recipe(tmp_path, model, probe=True, lora=lora, **CHANGES.get(name, {}))
     outcome = run_cli("run", recipe, "--runs", tmp_path)
     assert outcome.code == 0, outcome.err
     assert "Probe of 20 problems" in outcome.out
