@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mulligan.engines.local import sampling
 from mulligan.engines.local.sampling import draw, uniforms
 
 
@@ -55,6 +56,20 @@ def test_of_equally_likely_tokens_temperature_zero_takes_the_first(vocabulary):
     tokens, _ = draw(logits, 0.0, torch.zeros(200, dtype=torch.float64))
     firsts = [row.index(max(row)) for row in logits.tolist()]
     assert tokens.tolist() == firsts
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("at_once", [1, 700, 10_000])
+def test_rows_drawn_in_parts_give_the_bits_of_those_drawn_together(
+    temperature, at_once, monkeypatch
+):
+    logits = torch.randn(7, 300, generator=torch.Generator().manual_seed(4)).bfloat16()
+    numbers = torch.linspace(0, 0.99, 7, dtype=torch.float64)
+    together = draw(logits, temperature, numbers)
+    monkeypatch.setattr(sampling, "_AT_ONCE", at_once)
+    parted = draw(logits, temperature, numbers)
+    assert torch.equal(parted[0], together[0])
+    assert torch.equal(parted[1], together[1])
 
 
 def test_half_precision_logits_are_summed_in_full_precision():

@@ -15,6 +15,10 @@ from torch import Tensor
 _BLOCK = 128
 """Tokens of a vocabulary block: near the square root of common sizes, so both sums are short."""
 
+_AT_ONCE = 1 << 22
+"""Logits of the rows that a CPU draws for together: 16 MiB of float32. A block of more than 32 MiB
+would be the system's again after every token (see `mulligan.models.heap`)."""
+
 
 def uniforms(seed: int, rows: Sequence[tuple[int, int]], length: int) -> NDArray[np.float64]:
     """Return numbers in [0, 1), shape [rows, length], row (i, j) from a stream of its own.
@@ -41,6 +45,13 @@ def draw(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[Ten
         tokens [B] and their log-probabilities [B] (float32) under the distribution drawn from; at
         temperature 0 under the model's own distribution.
     """
+    parts = 1 if logits_BV.is_cuda else min(-(-logits_BV.numel() // _AT_ONCE), len(logits_BV))
+    rows = zip(logits_BV.tensor_split(parts), uniforms_B.tensor_split(parts), strict=True)
+    tokens, logprobs = zip(*(_draw(logits, temperature, own) for logits, own in rows), strict=True)
+    return torch.cat(tokens), torch.cat(logprobs)
+
+
+def _draw(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
     weights_BV = logits_BV.to(torch.float32, copy=True)
     if temperature > 0:
         torch.softmax(weights_BV.div_(temperature), dim=-1, out=weights_BV)
