@@ -33,6 +33,13 @@ FEATURES = {
 }
 """What is looked at in a reflection, and what a slope on it is a slope per."""
 
+SHARES = {
+    "leaks": "reflections that state a passing answer",
+    "calculates": "reflections that hold a calculation",
+    "names_numbers": "share of the problem's numbers that a reflection names",
+}
+"""Features whose mean is worth knowing."""
+
 _NUMBER = re.compile(r"\d+")
 _CALCULATION = re.compile(r"\d\s*[-+*/=]\s*\d|\d is \d")
 
@@ -158,7 +165,7 @@ def summarise(rows: Mapping[str, Sequence[WorthRow]], when: str) -> list[Quantit
         pool("adds", when, "the former less the latter", over(_added)),
         *_spread(rows, when),
         *(_slope(rows, when, name) for name in FEATURES),
-        *(_share(rows, when, name) for name in ("leaks", "calculates", "names_numbers")),
+        *(_share(rows, when, name) for name in SHARES),
     ]
     return present(found)
 
@@ -180,7 +187,7 @@ def _share(rows: Mapping[str, Sequence[WorthRow]], when: str, name: str) -> Quan
     means = {
         run: mean_of((r.problem_id, r.features[name]) for r in found) for run, found in rows.items()
     }
-    return pool(f"share_{name}", when, f"how often: {FEATURES[name]}", means)
+    return pool(f"share_{name}", when, SHARES[name], means)
 
 
 def _spread(rows: Mapping[str, Sequence[WorthRow]], when: str) -> list[Quantity | None]:
