@@ -6,7 +6,7 @@ KILLS ?= 200
 # Two processes of one thread each: two thread pools would only wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo docs findings test test-all test-faults test-gpu lint types install vllm clean
+.PHONY: demo docs findings forgetting test test-all test-faults test-gpu lint types install vllm clean
 
 install: $(VENV)/.installed
 
@@ -55,6 +55,14 @@ vllm: .venv-vllm/.installed
 # The page of findings and its figures, from the results that are committed.
 findings: install
 	$(BIN)/python docs/findings.py
+
+# Measures what a finished run forgot, and publishes it beside other runs: make forgetting RUN=runs/demo
+TASKS ?= elsewhere,mmlu_dev
+ITEMS ?= 600
+forgetting: install
+	$(BIN)/mulligan forget $(RUN) --tasks $(TASKS) --items $(ITEMS)
+	$(BIN)/mulligan report $(RUN) --forgetting docs/results/forgetting.json
+	$(BIN)/python docs/hooks.py
 
 # The documentation site, into build/site; a warning or a broken link is an error.
 docs: $(VENV)/.installed-docs

@@ -1,4 +1,8 @@
-"""What the documentation site takes from the code: its menu, pages of settings and commands."""
+"""What the documentation takes from the code and from committed results.
+
+The site's menu, and its pages of settings and commands, are made while it is built. Run as a
+program, this writes the tables of ``results/forgetting.json`` into the page on forgetting.
+"""
 
 import re
 from collections.abc import Iterator
@@ -11,6 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from mulligan.cli import app
 from mulligan.config import Recipe
+from mulligan.report.published import published_markdown
 
 MENU = {
     "First run": ["index.md", "your_model.md", "bring_your_own_task.md"],
@@ -41,6 +46,12 @@ MENU = {
     "Reference": ["settings.md", "commands.md"],
 }
 """Pages in the order of the menu; those that do not exist (yet) are left out, others come last."""
+
+DOCS = Path(__file__).parent
+
+TABLES = "The tables of results/forgetting.json"
+"""In the comments between which they stand on the page."""
+NOTHING_YET = "No run has been published yet."
 
 MADE = {"settings.md", "commands.md"}
 
@@ -117,6 +128,14 @@ def commands_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def with_forgetting(page: str) -> str:
+    """Return the page on forgetting with the tables of the runs that are published."""
+    before, start, rest = page.partition(f"<!-- {TABLES} start here. -->")
+    _, end, after = rest.partition(f"<!-- {TABLES} end here. -->")
+    tables = "\n\n".join(published_markdown(DOCS / "results" / "forgetting.json"))
+    return f"{before}{start}\n\n{tables or NOTHING_YET}\n\n{end}{after}"
+
+
 def _option(parameter: Any) -> str:
     names = ", ".join(f"`{name}`" for name in parameter.opts if name.startswith("-"))
     return names or f"`{parameter.metavar or parameter.name.upper()}`"
@@ -124,3 +143,8 @@ def _option(parameter: Any) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    page = DOCS / "forgetting.md"
+    page.write_text(with_forgetting(page.read_text(encoding="utf-8")), encoding="utf-8")

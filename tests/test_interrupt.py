@@ -1,10 +1,13 @@
+import logging
 import os
 import signal
+import time
 
 import pytest
 from rich.console import Console
 
-from mulligan.interrupt import StoppedEarly, StopRequest
+from mulligan import interrupt
+from mulligan.interrupt import StoppedEarly, StopRequest, waiting
 
 SILENT = Console(quiet=True)
 
@@ -49,3 +52,18 @@ def test_signals_mean_afterwards_what_they_meant_before():
     with StopRequest().listening(SILENT):
         assert signal.getsignal(signal.SIGINT) is not before[0]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_short_wait_is_not_worth_a_line(caplog):
+    with caplog.at_level(logging.INFO, "mulligan"), waiting("loading"):
+        pass
+    assert caplog.messages == []
+
+
+def test_a_long_wait_is_said_while_it_lasts(caplog, monkeypatch):
+    monkeypatch.setattr(interrupt, "PATIENCE", 0.01)
+    end = time.monotonic() + 60
+    with caplog.at_level(logging.INFO, "mulligan"), waiting("loading smollm2-135m"):
+        while not caplog.messages and time.monotonic() < end:
+            time.sleep(0.01)
+        assert caplog.messages == ["loading smollm2-135m ..."]

@@ -1,11 +1,21 @@
-"""Ctrl-C once: finish the step and save. Twice: stop at once."""
+"""A person at the terminal while work goes on: Ctrl-C, and what is being waited for.
 
+Ctrl-C once: finish the step and save. Twice: stop at once.
+"""
+
+import logging
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from rich.console import Console
+
+PATIENCE = 2.0
+"""Seconds after which a person wants to know what is being waited for."""
+
+logger = logging.getLogger("mulligan")
 
 
 class StoppedEarly(Exception):  # noqa: N818 - not an error: the run was asked to stop, and did
@@ -49,3 +59,18 @@ class StopRequest:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say in one line of the log what is being waited for, once that takes two seconds.
+
+    For work that cannot be counted, such as loading a model; what can be counted has a bar.
+    """
+    timer = threading.Timer(PATIENCE, logger.info, ("%s ...", what))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

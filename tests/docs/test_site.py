@@ -11,6 +11,7 @@ import pytest
 
 from mulligan.cli import COMMANDS
 from mulligan.config import Recipe
+from mulligan.report.published import read_published
 from tiny import write_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,16 @@ def test_every_command_is_in_the_reference_with_its_options():
         assert f"## mulligan {name}\n" in page
     assert "`--include_path`" in page
     assert "`--with-failures`" in page
+
+
+def test_the_page_on_forgetting_shows_the_tables_of_the_committed_file():
+    page = (DOCS / "forgetting.md").read_text(encoding="utf-8")
+    hooks = load_hooks()
+
+    assert hooks.with_forgetting(page) == page, "run: python docs/hooks.py"
+    published = read_published(DOCS / "results" / "forgetting.json")
+    assert all(f"### {name}\n" in page for name in published)
+    assert (hooks.NOTHING_YET in page) == (not published)
 
 
 def commands_on_the_pages():

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from model_server import serving
 from mulligan.storage.lock import hold
 from tiny import TASK_FILE, lines, run_cli, write_recipe
 
@@ -136,6 +137,20 @@ def test_training_takes_the_store(imported, tmp_path, tiny_llama):
     trained = {each["failure_id"] for each in lines(run / "episodes.jsonl")}
     assert trained <= {each["id"] for each in stored}
     assert len(lines(run / "metrics.jsonl")) == 4
+
+
+def test_a_server_with_a_shorter_context_than_the_models_sets_which_failures_are_taken(
+    imported, tmp_path, tiny_llama
+):
+    imported(*(row("a" * (2 * number + 1), number) for number in range(5)))
+    with serving(tiny_llama, context=20) as server:
+        engine = {"kind": "server", "url": server.url, "model": server.name}
+        recipe = write_recipe(
+            tmp_path, tiny_llama, collect__store=str(tmp_path / "store"), engine=engine, sft=None
+        )
+        ended = run_cli("collect", recipe, "--runs", tmp_path)
+    assert ended.code == 1
+    assert "5 do not fit the context" in " ".join(ended.out.split())
 
 
 def test_a_store_that_is_not_there_is_named(tmp_path, tiny_llama):

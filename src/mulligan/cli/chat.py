@@ -1,7 +1,7 @@
 """The command that lets a person watch: try, verdict, reflection, retry."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from mulligan.cli.console import console
@@ -16,6 +16,7 @@ from mulligan.cli.solve import (
     load,
 )
 from mulligan.errors import MulliganError
+from mulligan.interrupt import waiting
 
 if TYPE_CHECKING:
     from mulligan.serving.second_chance import Event
@@ -38,9 +39,16 @@ def chat(
     with load(source, task, task_options, tries, url, model, api_key_env) as mulligan:
         console.print("Type a problem; an empty line takes one of the task's; Ctrl-D ends.")
         for number, problem in enumerate(_problems(mulligan.task)):
-            for happened in steps(mulligan.seeded(number), [problem]):
+            happens = steps(mulligan.seeded(number), [problem])
+            while happened := _next(happens):
                 for event in happened.values():
                     _show(event)
+
+
+def _next(happens: "Iterator[Mapping[int, Event]]") -> "Mapping[int, Event]":
+    """Return what the model does next; nothing at the end."""
+    with waiting("the model writes"):
+        return next(happens, {})
 
 
 def _problems(task: "Task") -> Iterator["Problem"]:

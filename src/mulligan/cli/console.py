@@ -12,7 +12,7 @@ STOPPED = 130
 """Exit status of a run that was asked to stop, as shells have it for Ctrl-C."""
 
 console = Console(width=None if sys.stdout.isatty() else 110)  # in a log, no table is cut short
-_errors = Console(stderr=True)
+error_console = Console(stderr=True)
 
 
 def set_up_log() -> None:
@@ -20,7 +20,7 @@ def set_up_log() -> None:
     logging.basicConfig(
         level="WARNING",
         format="%(message)s",
-        handlers=[RichHandler(console=_errors, show_path=False, show_time=False)],
+        handlers=[RichHandler(console=error_console, show_path=False, show_time=False)],
     )
     logging.getLogger("mulligan").setLevel("INFO")
 
@@ -29,8 +29,8 @@ def print_error(error: Exception) -> None:
     """Print an error as one message; terminal escapes in it are shown as text."""
     from mulligan.report.markup import visible
 
-    _errors.print("[bold red]error[/]", end=" ")
-    _errors.print(visible(str(error)), markup=False, highlight=False, soft_wrap=True)
+    error_console.print("[bold red]error[/]", end=" ")
+    error_console.print(visible(str(error)), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(content: Any) -> None:

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from mulligan.cli.console import console, print_json
+from mulligan.cli.console import console, error_console, print_json
 from mulligan.cli.options import Json, Runs, Target, find_run
 from mulligan.cli.stages import holding
+from mulligan.interrupt import waiting
 
 
 def forget(
@@ -42,9 +43,10 @@ def forget(
     recipe, folder = find_run(target, None, runs)
     names = tuple(filter(None, (name.strip() for name in tasks.split(","))))
     asked = Asked(names, items, prompts, tokens, margin / 100, include_path)
-    with holding(recipe, folder) as session:
+    with holding(recipe, folder, error_console if as_json else console) as session:
         measured = forget(session, asked)
-        write_report(folder.path)
+        with waiting("writing the report"):
+            write_report(folder.path)
     if as_json:
         print_json(asdict(measured))
     else:

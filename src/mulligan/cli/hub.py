@@ -8,6 +8,7 @@ import typer
 
 from mulligan.cli.console import console
 from mulligan.cli.options import Runs, Target, find_run
+from mulligan.interrupt import waiting
 
 
 def push(
@@ -35,15 +36,21 @@ def push(
     if dry_run:
         folder = run.path / "hub"
         remove_folder(folder)
-        _list(export(run, recipe, folder, with_failures), folder)
+        with waiting("writing the folder"):
+            files = export(run, recipe, folder, with_failures)
+        _list(files, folder)
         console.print(f"Written to [bold]{folder}[/]; nothing was uploaded.")
         return
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "hub"
-        _list(export(run, recipe, folder, with_failures), folder)
+        with waiting("writing the folder"):
+            files = export(run, recipe, folder, with_failures)
+        _list(files, folder)
         if not yes:
             typer.confirm(f"Upload these files to {to}?", abort=True)
-        console.print(push(folder, to, private=private, overwrite=overwrite), highlight=False)
+        with waiting("uploading"):
+            address = push(folder, to, private=private, overwrite=overwrite)
+        console.print(address, highlight=False)
 
 
 def _list(files: list[Path], folder: Path) -> None:

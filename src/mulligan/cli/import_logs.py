@@ -1,5 +1,7 @@
 """The command that takes failures from production into a store."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -31,8 +33,8 @@ def import_(
 
     redactor = Redactor(redact or ())
     found = load_task(task, options_of(task_options))
-    with verifier_for(found) as verifier:
-        done = import_logs(found, verifier, logs, into, redactor)
+    with verifier_for(found) as verifier, _counting(found.name) as progress:
+        done = import_logs(found, verifier, logs, into, redactor, progress)
     for why in done.unreadable[:SHOWN]:
         console.print(f"not read: {visible(why)}", markup=False, highlight=False)
     if rest := done.unreadable[SHOWN:]:
@@ -48,3 +50,14 @@ def import_(
         (len(done.unreadable), "could not be read"),
     ):
         console.print(f"{count:8d} {what}", markup=False, highlight=False)
+
+
+@contextmanager
+def _counting(task: str) -> Iterator[Callable[[int], None]]:
+    """Show how many rows were verified; their number is known at the end."""
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("verifying, {task.completed} rows"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        row = bar.add_task(task, total=None)
+        yield lambda rows: bar.update(row, completed=rows)

@@ -12,6 +12,7 @@ from mulligan.cli.console import console, print_json
 from mulligan.cli.options import Json, Settings, find_run
 from mulligan.cli.web import require_web_packages, web_address
 from mulligan.config import load_recipe
+from mulligan.interrupt import waiting
 
 Folder = Annotated[Path, typer.Argument(help="The folder that holds the runs.")]
 
@@ -32,7 +33,8 @@ def doctor(
     from mulligan.report.markup import visible
     from mulligan.run.doctor import examine
 
-    checks = examine(runs, server)
+    with waiting("looking at this machine"):
+        checks = examine(runs, server)
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
@@ -54,9 +56,10 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what memory each stage needs, and what to change where it does not fit."""
-    from mulligan.run.plan import make_plan
+    with waiting("looking at the model"):
+        from mulligan.run.plan import make_plan
 
-    made = make_plan(load_recipe(recipe, settings or ()), gib)
+        made = make_plan(load_recipe(recipe, settings or ()), gib)
     if as_json:
         print_json(asdict(made))
         return
@@ -84,7 +87,8 @@ def runs(folder: Folder = Path("runs"), as_json: Json = False) -> None:
     from mulligan.report.live.overview import print_runs
     from mulligan.report.live.status import find_runs, read_status
 
-    statuses = [read_status(run) for run in find_runs(folder)]
+    with waiting("reading the runs"):
+        statuses = [read_status(run) for run in find_runs(folder)]
     if as_json:
         print_json([asdict(status) for status in statuses])
     else:
@@ -104,12 +108,12 @@ def compare(
     from mulligan.report.compare import compare as compare_runs
     from mulligan.report.compare import print_comparison
 
-    compared = compare_runs(
-        [
-            each if each.suffix == ".json" else find_run(each, None, Path("runs"))[1].path
-            for each in (first, *others)
-        ]
-    )
+    found = [
+        each if each.suffix == ".json" else find_run(each, None, Path("runs"))[1].path
+        for each in (first, *others)
+    ]
+    with waiting("comparing the runs"):
+        compared = compare_runs(found)
     if as_json:
         print_json(asdict(compared))
     else:

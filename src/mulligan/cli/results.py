@@ -10,6 +10,7 @@ from mulligan.cli.console import console, print_json
 from mulligan.cli.options import Json, Runs, Target, find_run
 from mulligan.config import Dtype
 from mulligan.errors import MulliganError
+from mulligan.interrupt import waiting
 from mulligan.storage.run_folder import RunFolder
 
 
@@ -27,35 +28,61 @@ def report(
         Path | None,
         typer.Option("--rows", help="Write the evaluation without texts to this JSON file."),
     ] = None,
+    forgetting: Annotated[
+        Path | None,
+        typer.Option(
+            "--forgetting", help="Add what the run forgot to this JSON file, beside other runs."
+        ),
+    ] = None,
 ) -> None:
     """Write a run's report and print its table; for a file of rows, print the table."""
     from mulligan.evaluation.forgetting.records import read_forgetting
     from mulligan.report.table import rows_of, table, table_as_json
 
     is_rows = target.suffix == ".json"
+    if is_rows and (rows or figures or forgetting):
+        raise MulliganError(
+            f"{target} holds rows; --rows, --figures and --forgetting need the folder of a run."
+        )
+    if forgetting:
+        _publish(target, runs, forgetting)
+        return
     place = target if is_rows else find_run(target, None, runs)[1].path
-    if is_rows and (rows or figures):
-        raise MulliganError(f"{target} holds rows; --rows and --figures need the folder of a run.")
     if as_json:
         forgotten = None if is_rows else read_forgetting(RunFolder(place).forgetting)
         measured = {"forgetting": asdict(forgotten)} if forgotten else {}
-        print_json(table_as_json(table(place)) | measured)
+        with waiting("computing the table"):
+            made = table_as_json(table(place))
+        print_json(made | measured)
     elif rows:
         from mulligan.evaluation.rows import write_rows
 
-        write_rows(rows_of(place), rows)
+        with waiting("writing the rows"):
+            write_rows(rows_of(place), rows)
         console.print(f"wrote {rows}", highlight=False)
     elif figures:
         from mulligan.report.export import export_figures
 
-        for path in export_figures(place, figures):
+        with waiting("drawing the figures"):
+            paths = export_figures(place, figures)
+        for path in paths:
             console.print(f"wrote {path}", highlight=False)
     else:
         if not is_rows:
             from mulligan.report.page import write_report
 
-            console.print(f"Report written to [bold]{write_report(place)}[/]")
+            with waiting("writing the report"):
+                page = write_report(place)
+            console.print(f"Report written to [bold]{page}[/]")
         show_table(place)
+
+
+def _publish(target: Path, runs: Path, file: Path) -> None:
+    from mulligan.report.published import publish
+
+    recipe, run = find_run(target, None, runs)
+    publish(run, recipe, file)
+    console.print(f"wrote {file}", highlight=False)
 
 
 def show(
@@ -93,7 +120,8 @@ def export(
     if dtype not in types:
         raise MulliganError(f"--dtype is {dtype!r}, but can be float32 or bf16.")
     recipe, run = find_run(target, None, runs)
-    checkpoint = export_model(run, recipe, to, merge=merge, dtype=types[dtype])
+    with waiting("writing the model"):
+        checkpoint = export_model(run, recipe, to, merge=merge, dtype=types[dtype])
     console.print(f"wrote {to}, the model of {checkpoint}", highlight=False)
 
 
@@ -101,4 +129,6 @@ def show_table(target: Path) -> None:
     """Print the table of results of a run's folder, or of a file of rows."""
     from mulligan.report.table import print_table, table
 
-    print_table(table(target), console)
+    with waiting("computing the table"):
+        made = table(target)
+    print_table(made, console)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from mulligan.cli.console import STOPPED, console
 from mulligan.cli.options import Overwrite, Resume, Runs, Settings, Target, find_run
@@ -152,20 +153,20 @@ def _run_stages(recipe: Recipe, folder: RunFolder, names: Sequence[str]) -> None
 
 
 @contextmanager
-def holding(recipe: Recipe, folder: RunFolder) -> "Iterator[Session]":
+def holding(recipe: Recipe, folder: RunFolder, said: Console = console) -> "Iterator[Session]":
     """Hold a run for a command; one that is asked to stop says so and how to go on."""
     from mulligan.interrupt import StoppedEarly, StopRequest
     from mulligan.run.session import open_session
 
     stop = StopRequest()
     try:
-        with stop.listening(console), open_session(recipe, folder, console, stop) as session:
+        with stop.listening(said), open_session(recipe, folder, said, stop) as session:
             yield session
     except StoppedEarly as reached:
-        console.print(f"Stopped at {reached}; everything is saved. Go on with --resume.")
+        said.print(f"Stopped at {reached}; everything is saved. Go on with --resume.")
         raise typer.Exit(STOPPED) from None
     except KeyboardInterrupt:
-        console.print("Stopped at once; what was saved before stays. Go on with --resume.")
+        said.print("Stopped at once; what was saved before stays. Go on with --resume.")
         raise typer.Exit(STOPPED) from None
 
 

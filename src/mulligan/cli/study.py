@@ -1,12 +1,11 @@
 """Commands about several runs: a study, and the seeds that follow from a recipe."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mulligan.cli.console import STOPPED, console, print_json
+from mulligan.cli.console import STOPPED, console, error_console, print_json
 from mulligan.cli.options import Json, Runs, Settings
 from mulligan.config import load_recipe
 
@@ -40,15 +39,13 @@ def study(
     ] = None,
 ) -> None:
     """Run every arm with every seed, unless that is done, and pool the runs into one table."""
-    from rich.console import Console
-
     from mulligan.interrupt import StoppedEarly, StopRequest
     from mulligan.study.acceptance import publish
     from mulligan.study.conduct import conduct, recompute
     from mulligan.study.published import write_published
     from mulligan.study.show import print_table, table_as_json
 
-    said = Console(file=sys.stderr) if as_json else console
+    said = error_console if as_json else console
     stop = StopRequest()
     try:
         if table_only:

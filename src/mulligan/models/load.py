@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mulligan.errors import MulliganError
+from mulligan.interrupt import waiting
 from mulligan.models.heap import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -95,23 +96,24 @@ def load_model(
         MulliganError: there is no such model, its tokenizer has no chat template, its weights are
             quantised or not finite, or an adapter belongs to another base.
     """
-    import torch
+    with waiting(f"loading {name}"):
+        import torch
 
-    weights = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    place = pick_device(device)
-    if torch.device(place).type == "cpu":
-        keep_freed_memory()
-    adapter = _adapter_folder(name)
-    whole = name if adapter is None else base or _base_of(adapter)
-    speaks = adapter is None or (adapter / "tokenizer_config.json").is_file()
-    tokenizer = load_tokenizer(name if speaks else whole)
-    model: Any = _load_whole(whole, weights)
-    model.to(place)
-    if adapter is not None:
-        model = _with_adapter(model, adapter)
-    _refuse_broken(model, name)
-    model.eval()
-    return model, tokenizer
+        weights = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        place = pick_device(device)
+        if torch.device(place).type == "cpu":
+            keep_freed_memory()
+        adapter = _adapter_folder(name)
+        whole = name if adapter is None else base or _base_of(adapter)
+        speaks = adapter is None or (adapter / "tokenizer_config.json").is_file()
+        tokenizer = load_tokenizer(name if speaks else whole)
+        model: Any = _load_whole(whole, weights)
+        model.to(place)
+        if adapter is not None:
+            model = _with_adapter(model, adapter)
+        _refuse_broken(model, name)
+        model.eval()
+        return model, tokenizer
 
 
 def _load_whole(name: str, dtype: "torch.dtype") -> "PreTrainedModel":

@@ -58,6 +58,20 @@ def paragraphs(made: Forgetting) -> Iterator[Html]:
     yield element("p", ABOUT, class_="note")
 
 
+def markdown(made: Forgetting) -> Iterator[str]:
+    """Yield every table in Markdown, its title before it."""
+    for grid in grids(made):
+        yield f"**{grid.title}**"
+        yield markdown_table(grid.headings, grid.rows)
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    cells = ((str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+
+
 def grids(made: Forgetting) -> Iterator[Grid]:
     """Yield the tables that were measured."""
     yield _drifts(made)

@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
+from mulligan.config import LocalEngine
+from mulligan.engines.base import Engine
+from mulligan.engines.registry import Surroundings, find_engine
 from mulligan.errors import MulliganError
 from mulligan.evaluation.forgetting import drift, harness, outcomes
-from mulligan.evaluation.forgetting.choices import choose, elsewhere, items_of
+from mulligan.evaluation.forgetting.choices import choose, elsewhere, fitting, items_of
 from mulligan.evaluation.forgetting.records import TITLES, Checkpoint, Forgetting, Outcome
-from mulligan.models.load import load_model
+from mulligan.interrupt import waiting
+from mulligan.models.load import context_length, load_model
 from mulligan.randomness import derive_seed
 from mulligan.run.session import Session
 from mulligan.run.trained import trained_model
@@ -70,7 +74,10 @@ def forget(session: Session, asked: Asked) -> Forgetting:
     own, foreign = _split_names(session, asked)
     with tempfile.TemporaryDirectory() as folder:
         # Unknown names are said before anything is loaded.
-        prepared = harness.prepare(foreign, Path(folder), asked.include_path) if foreign else None
+        with waiting("looking for the tasks"):
+            prepared = (
+                harness.prepare(foreign, Path(folder), asked.include_path) if foreign else None
+            )
         models, tokenizer = _load(session, trained)
         checkpoints = tuple(models)
         english, task = _drifts(session, asked, models, tokenizer)
@@ -107,7 +114,12 @@ def _split_names(session: Session, asked: Asked) -> tuple[dict[str, Task], list[
     for name in asked.tasks:
         if name == ELSEWHERE:
             own |= _available(elsewhere(session.recipe.task))
-        elif name in installed or name.startswith("reasoning_gym:") or Path(name).suffix:
+        elif Path(name).suffix:
+            file = Path(name).name  # the rest of the path means nothing to a reader of the results
+            if file in own:
+                raise MulliganError(f"Two files of tasks are called {file}. Rename one of them.")
+            own[file] = load_task(name)
+        elif name in installed or name.startswith("reasoning_gym:"):
             own[name] = load_task(name)
         else:
             foreign.append(name)
@@ -153,19 +165,35 @@ def _drifts(
     recipe = session.recipe
     conversations = session.conversations(models["trained"], tokenizer)
     count = min(asked.prompts, recipe.evaluate.problems)
-    prompts = [conversations.attempt(each) for each in session.problems("test", count)]
-    texts = drift.english(tokenizer, asked.tokens)
+    problems = session.those_that_fit(session.problems("test", count), conversations)
+    prompts = [conversations.attempt(each) for each in problems]
+    texts = drift.english(tokenizer, asked.tokens, context_length(models["trained"].config))
     with session.progress("English text", sum(len(after) for _, after in texts)) as advance:
         english = drift.compare(models, texts, advance)
     task = {}
     for checkpoint, model in models.items():
         seed = derive_seed(recipe.seed, "forgetting", checkpoint)
-        engine = session.engine(model, tokenizer)
-        written = drift.answers(engine, prompts, recipe.generate.answer_tokens, seed)
-        title = f"answers of the model {TITLES[checkpoint]}"
-        with session.progress(title, sum(len(after) for _, after in written)) as advance:
+        engine, title = _engine(session, model, tokenizer), TITLES[checkpoint]
+        with waiting(f"{len(prompts)} answers of the model {title}"):
+            written = drift.answers(engine, prompts, recipe.generate.answer_tokens, seed)
+        engine.close()
+        total = sum(len(after) for _, after in written)
+        with session.progress(f"answers of the model {title}", total) as advance:
             task[checkpoint] = drift.compare(models, written, advance)
     return english, task
+
+
+def _engine(
+    session: Session, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
+) -> Engine:
+    """Return an engine of this process, whoever generated in the run.
+
+    The models are here anyway to be compared, and a server would answer with one of its own.
+    """
+    settings = session.recipe.engine
+    local = settings if isinstance(settings, LocalEngine) else LocalEngine()
+    surroundings = Surroundings(model, tokenizer, session.recipe.dtype, session.run.path / "engine")
+    return find_engine("local").make(local.model_dump(), surroundings)
 
 
 def _choices(
@@ -175,12 +203,21 @@ def _choices(
     models: "Mapping[Checkpoint, PreTrainedModel]",
     tokenizer: "PreTrainedTokenizerBase",
 ) -> Iterator[Outcome]:
-    """Yield the outcome of every item of this package's tasks."""
+    """Yield the outcome of every item of this package's tasks; what does not fit is said."""
     settings = session.recipe.verify
     conversations = session.conversations(models["trained"], tokenizer)
     for name, task in tasks.items():
-        with verifier_for(task, settings.workers, limits_of(settings)) as verifier:
-            items = items_of(task, verifier.verify_many, asked.items, session.recipe.seed)
+        with (
+            waiting(f"{name}: looking for wrong answers"),
+            verifier_for(task, settings.workers, limits_of(settings)) as verifier,
+        ):
+            made = items_of(task, verifier.verify_many, asked.items, session.recipe.seed)
+            items = fitting(made, conversations)
+        if left_out := len(made) - len(items):
+            log.warning(
+                "%s: %d of %d items do not fit the model's context of %d tokens and are left out",
+                *(name, left_out, len(made), conversations.context),
+            )
         with session.progress(name, len(items)) as advance:
             yield from choose(models, conversations, name, items, advance)
 
@@ -192,7 +229,7 @@ def _made_with(asked: Asked) -> dict[str, str | int | float]:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     settings: dict[str, str | int | float] = {
-        "tasks": ",".join(asked.tasks),
+        "tasks": ",".join(Path(n).name if Path(n).suffix else n for n in asked.tasks),
         "items": asked.items,
         "prompts": asked.prompts,
         "tokens": asked.tokens,

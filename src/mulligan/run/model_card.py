@@ -1,8 +1,7 @@
 """The model card of a trained model: what it is, what was measured, where its limits are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mulligan import __version__
 from mulligan.config import Recipe, as_yaml
@@ -11,7 +10,7 @@ from mulligan.evaluation.results import compute
 from mulligan.evaluation.tables import Table
 from mulligan.evaluation.trials import TIMES, plan_of, read_trials
 from mulligan.models.load import DEFAULT_MODEL
-from mulligan.report.forgetting import grids
+from mulligan.report.forgetting import markdown, markdown_table
 from mulligan.report.sheets import solved_sheet
 from mulligan.storage.run_folder import RunFolder
 
@@ -103,16 +102,14 @@ def _paragraphs(recipe: Recipe, table: Table, forgotten: Forgetting | None) -> I
     yield "## What was measured"
     solved = solved_sheet(table)
     rows = [[row.title, *(value.line for value in row.values)] for row in solved.rows]
-    yield _markdown(["", *solved.headings], rows) if rows else "It was not evaluated."
+    yield markdown_table(["", *solved.headings], rows) if rows else "It was not evaluated."
     yield (
         "Brackets hold 95% intervals over problems, for this one trained model. Another seed may "
         "give results outside them."
     )
     if forgotten is not None:
         yield "## What was forgotten"
-        for grid in grids(forgotten):
-            yield f"**{grid.title}**"
-            yield _markdown(list(grid.headings), [list(row) for row in grid.rows])
+        yield from markdown(forgotten)
     yield "## Data"
     yield (
         f"Problems of the task `{recipe.task}`, with options `{dict(recipe.task_options)}`; no "
@@ -133,12 +130,3 @@ def _paragraphs(recipe: Recipe, table: Table, forgotten: Forgetting | None) -> I
     )
     yield "## Recipe"
     yield f"```yaml\n{as_yaml(recipe).rstrip()}\n```"
-
-
-def _markdown(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")

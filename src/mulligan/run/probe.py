@@ -16,6 +16,7 @@ from mulligan.engines.base import Engine
 from mulligan.episodes.collect import Collected, Tried, as_failure, try_problems
 from mulligan.episodes.conversation import Conversations
 from mulligan.episodes.rollout import reflect_and_retry
+from mulligan.interrupt import waiting
 from mulligan.models.memory import GIB
 from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
@@ -98,7 +99,8 @@ def probe_once(session: Session) -> None:
     engine = session.engine(model, tokenizer)
     conversations = session.conversations(model, tokenizer, engine)
     problems = _problems(session)
-    probe, failures = _look(session, model, engine, conversations, problems)
+    with waiting(f"trying {len(problems)} problems, to say what to expect"):
+        probe, failures = _look(session, model, engine, conversations, problems)
     if probe.tried.attempts:  # else nothing fits the context, which collecting says in numbers
         plan = make_plan(recipe, prompt_tokens=probe.longest_prompt)
         for line in (*describe(probe, recipe), describe_memory(plan)):

@@ -3,6 +3,7 @@
 from itertools import islice
 from pathlib import Path
 
+from mulligan.engines.base import require_token_ids
 from mulligan.episodes.collect import Collected, collected_key
 from mulligan.episodes.failures import FailureStore
 from mulligan.episodes.reported import Store, as_failure, open_reported
@@ -28,14 +29,18 @@ def reported_problems(session: Session) -> list[Problem]:
 def take_reported(session: Session) -> None:
     """Copy a store's failures into the run, in the tokens of the run's model.
 
-    What does not fit the model's context with a reflection and a retry is left out and counted.
+    What does not fit the context of model and engine with a reflection and a retry is left out and
+    counted.
 
     Raises:
         MulliganError: there is no such store, or too little in it to train on.
     """
     recipe, run = session.recipe, session.run
     assert recipe.collect.store is not None
-    conversations = session.conversations(*session.load(session.start_model))
+    model, tokenizer = session.load(session.start_model)
+    engine = session.engine(model, tokenizer)
+    require_token_ids(engine)
+    conversations = session.conversations(model, tokenizer, engine)
     lengths = recipe.generate.reflection_tokens, recipe.generate.answer_tokens
     sampling = session.sampling(recipe.generate.answer_tokens)
     seen, statuses = 0, []
@@ -66,7 +71,7 @@ def take_reported(session: Session) -> None:
         )
         session.console.print(
             f"{len(statuses)} failures from {recipe.collect.store}; {seen - len(statuses)} do not "
-            "fit the model's context and are left out",
+            "fit the context and are left out",
             highlight=False,
         )
         store.require(recipe.train.failures_per_step)

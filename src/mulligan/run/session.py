@@ -2,6 +2,7 @@
 
 import json
 import platform
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -25,6 +26,7 @@ from mulligan.config import (
     FORMAT,
     MADE_WITH,
     Generate,
+    Prompts,
     Recipe,
     as_yaml,
     check_recipe,
@@ -55,6 +57,10 @@ from mulligan.verifiers.pool import Verifier, verifier_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+LINE_EVERY = 30.0
+"""Seconds between lines about progress where no bar can be shown."""
 
 
 class Session:
@@ -186,23 +192,8 @@ class Session:
         tokenizer: "PreTrainedTokenizerBase",
         engine: Engine | None = None,
     ) -> Conversations:
-        """Return the prompts in the recipe's words, in the form that the engine takes.
-
-        They keep to the shorter context of the two: one generates, the other is trained.
-        """
-        prompts = self.recipe.prompts
-        if engine is not None and not engine.abilities.token_ids:
-            return ChatConversations(prompts.reflect, prompts.retry, marks=prompts.thoughts)
-        return Conversations(
-            tokenizer,
-            prompts.reflect,
-            prompts.retry,
-            today=prompts.date,
-            marks=prompts.thoughts,
-            context=_shorter(
-                context_length(model.config), None if engine is None else engine.context
-            ),
-        )
+        """Return the prompts in the recipe's words, in the form that the engine takes."""
+        return conversations_of(self.recipe.prompts, model, tokenizer, engine)
 
     def those_that_fit(
         self, problems: Sequence[Problem], conversations: Conversations
@@ -230,13 +221,22 @@ class Session:
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Callable[..., None]]:
-        """Show a bar; call what it yields with the number of things done."""
+        """Show a bar; call what it yields with the number of things done.
+
+        Where there is no terminal, a bar is shown when it is full, and a line now and then before.
+        """
         bar = _progress_bar(self.console)
         with bar:
             row = bar.add_task(title, total=total, note="")
+            count, said = 0, time.monotonic()
 
             def advance(done: int, note: str = "") -> None:
+                nonlocal count, said
                 bar.update(row, advance=done, note=note)
+                count += done
+                if not self.console.is_terminal and time.monotonic() - said >= LINE_EVERY:
+                    said = time.monotonic()
+                    self.console.print(f"{title}: {count} of {total} {note}", highlight=False)
 
             yield advance
 
@@ -268,6 +268,28 @@ def _none_fits(generate: Generate, context: int, shortest: int) -> str:
         f"{generate.reflection_tokens} tokens) the shortest takes {shortest}. Lower "
         "generate.answer_tokens or generate.reflection_tokens, or use a model with a longer "
         "context."
+    )
+
+
+def conversations_of(
+    prompts: Prompts,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    engine: Engine | None = None,
+) -> Conversations:
+    """Return prompts in some words, in the form that the engine takes.
+
+    They keep to the shorter context of the two: one generates, the other is trained.
+    """
+    if engine is not None and not engine.abilities.token_ids:
+        return ChatConversations(prompts.reflect, prompts.retry, marks=prompts.thoughts)
+    return Conversations(
+        tokenizer,
+        prompts.reflect,
+        prompts.retry,
+        today=prompts.date,
+        marks=prompts.thoughts,
+        context=_shorter(context_length(model.config), None if engine is None else engine.context),
     )
 
 

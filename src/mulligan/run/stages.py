@@ -15,6 +15,7 @@ from mulligan.errors import MulliganError
 from mulligan.evaluation.controls import controls_of
 from mulligan.evaluation.evaluate import Protocol
 from mulligan.evaluation.scores import check_endpoints
+from mulligan.interrupt import waiting
 from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
 from mulligan.run.out_of_memory import memory_errors
@@ -76,7 +77,8 @@ def warm_up_stage(session: Session) -> None:
     if recipe.train.gradient_checkpointing:
         compute_activations_twice(policy.model)
     seed = derive_seed(recipe.seed_of("sft"), "demonstrations")
-    demonstrations = list(session.task.demonstrations(settings.examples, seed))
+    with waiting(f"making {settings.examples} demonstrations"):
+        demonstrations = list(session.task.demonstrations(settings.examples, seed))
     with (
         session.progress("warm-up", -(-len(demonstrations) // settings.batch)) as advance,
         RecordLog(session.run.warmup_log, SftStep, lambda line: str(line.step)) as log,
@@ -100,7 +102,7 @@ def warm_up_stage(session: Session) -> None:
             pack=recipe.groups_share_a_pass,
         )
     remove_folder(session.run.warmed_up)
-    with whole_folder(session.run.warmed_up) as folder:
+    with waiting("saving the warmed-up model"), whole_folder(session.run.warmed_up) as folder:
         policy.finished().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
@@ -136,7 +138,8 @@ def report_stage(session: Session) -> None:
     """Write the page that a person reads."""
     from mulligan.report.page import write_report
 
-    write_report(session.run.path)
+    with waiting("writing the report"):
+        write_report(session.run.path)
 
 
 STAGES = (

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mulligan.config import Recipe
 from mulligan.errors import MulliganError
+from mulligan.interrupt import waiting
 from mulligan.run.session import stages_done
 from mulligan.storage.checkpoint import Checkpoints, verify
 from mulligan.storage.run_folder import RunFolder
@@ -76,6 +77,10 @@ def trained_model(run: RunFolder, recipe: Recipe) -> Path:
             f"{path} is missing, which is the trained model. "
             f"Train its steps again: `mulligan evaluate {run.path}`."
         )
+<<<<<<< HEAD
     if path != folder.model:
+=======
+    with waiting(f"checking {path}"):
+>>>>>>> 58f0cca (Compare what a run forgot with the model itself; publish runs' forgetting in one file; say what takes long)
         verify(path)
     return path

@@ -43,11 +43,12 @@ def import_logs(
     logs: Path,
     folder: Path,
     redactor: Redactor,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Callable[[int], None],
 ) -> Imported:
     """Verify the answers of a log again, and store those that fail.
 
-    The same log may be imported again: what is stored is not stored twice.
+    The same log may be imported again: what is stored is not stored twice. ``progress`` is told how
+    many rows were read so far.
 
     Raises:
         MulliganError: the log cannot be read at all, or another process holds the store.

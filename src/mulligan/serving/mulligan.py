@@ -16,7 +16,7 @@ from mulligan.engines.registry import Surroundings, find_engine
 from mulligan.episodes.chat import ChatConversations
 from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
-from mulligan.run.session import recipe_of, stages_done
+from mulligan.run.session import conversations_of, recipe_of, stages_done
 from mulligan.serving.second_chance import Event, Method, Solution, solve, steps
 from mulligan.storage.run_folder import RunFolder
 from mulligan.tasks.base import Task
@@ -199,7 +199,7 @@ def _local(
     source: str, run: RunFolder, recipe: Recipe | None, prompts: Prompts, stack: ExitStack
 ) -> tuple[Engine, Conversations]:
     """Return the engine of a run or a model that is loaded here."""
-    from mulligan.models.load import context_length, load_model
+    from mulligan.models.load import load_model
 
     dtype = recipe.dtype if recipe else "bfloat16"
     settings = recipe.engine if recipe else LocalEngine()
@@ -212,15 +212,7 @@ def _local(
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mulligan-"))
     surroundings = Surroundings(model, tokenizer, dtype, Path(folder))
     engine = find_engine(settings.kind).make(settings.model_dump(), surroundings)
-    conversations = Conversations(
-        tokenizer,
-        prompts.reflect,
-        prompts.retry,
-        today=prompts.date,
-        marks=prompts.thoughts,
-        context=context_length(model.config),
-    )
-    return engine, conversations
+    return engine, conversations_of(prompts, model, tokenizer, engine)
 
 
 def _newest_weights(run: RunFolder, recipe: Recipe) -> Path:

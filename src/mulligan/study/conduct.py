@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from mulligan.errors import MulliganError
-from mulligan.interrupt import StopRequest
+from mulligan.interrupt import StopRequest, waiting
 from mulligan.storage.atomic import write_atomically
 from mulligan.storage.lock import hold
 from mulligan.study.jobs import StudyFolder, jobs_of
@@ -52,7 +52,8 @@ def conduct(path: Path, runs: Path, at_once: int, console: Console, stop: StopRe
     """
     design = plan(path)
     folder = StudyFolder(runs / design.name)
-    _check_runs(design)
+    with waiting("checking what will be run"):
+        _check_runs(design)
     with hold(folder.path):
         _declare(design, folder)
         say_design(design, console)
@@ -105,9 +106,10 @@ def _sum_up(design: Plan, folder: StudyFolder, failures: Mapping[str, str]) -> C
     results = {run.id: folder.results.read(run) for run in finished}
     for run in finished:
         refuse_changed_folder(run, folder.of(f"runs/{run.id}"), results[run.id])
-    table = compute(design, results, failures, design.study.level)
-    write_atomically(folder.table, json.dumps(table_as_json(table), indent=1) + "\n")
-    write_page(table, folder.page)
+    with waiting("computing the table"):
+        table = compute(design, results, failures, design.study.level)
+        write_atomically(folder.table, json.dumps(table_as_json(table), indent=1) + "\n")
+        write_page(table, folder.page)
     return Conducted(design, folder, table, results)
 
 

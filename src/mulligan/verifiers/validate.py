@@ -9,6 +9,7 @@ from itertools import combinations, islice
 from typing import TYPE_CHECKING, Literal, get_args
 
 from mulligan.errors import MulliganError
+from mulligan.interrupt import waiting
 from mulligan.tasks.base import Split, Task
 from mulligan.tasks.user_file import explain
 from mulligan.types import Problem, Verdict
@@ -132,7 +133,8 @@ def _name(check: Check) -> str:
 
 def _run(name: str, check: Callable[[_Bench], str], bench: _Bench) -> Check:
     try:
-        return Check(name, "ok", check(bench))
+        with waiting(f"checking: {name}"):
+            return Check(name, "ok", check(bench))
     except _Broken as broken:
         return Check(name, "failed", broken.detail, broken.problem)
     except _NothingToCheck as nothing:

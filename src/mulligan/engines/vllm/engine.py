@@ -27,6 +27,7 @@ from mulligan.engines.vllm.control import HOW_TO_START, Control
 from mulligan.engines.vllm.process import SERVED_NAME, VllmProcess
 from mulligan.engines.vllm.weights import AdapterPush, FolderPush, NcclPush, Push, save_model
 from mulligan.errors import MulliganError
+from mulligan.interrupt import waiting
 from mulligan.types import Completion, Sampling, TokenIds
 
 if TYPE_CHECKING:
@@ -216,7 +217,8 @@ def make_vllm(
     root = root.removesuffix("/").removesuffix("/v1")
     try:
         if process is not None:
-            process.wait_until_ready(settings["start_seconds"])
+            with waiting("starting the vLLM server"):
+                process.wait_until_ready(settings["start_seconds"])
         key, timeout_s = settings["api_key_env"], settings["timeout_seconds"]
         client = Client(f"{root}/v1", api_key_env=key, timeout_s=timeout_s)
         control = Control(Client(root, api_key_env=key, timeout_s=timeout_s))

@@ -98,6 +98,18 @@ def _references(task: Task, verify: Verify, count: int, seed: int) -> Iterator[I
             yield Item(problem, (str(problem.reference), *wrong[: OPTIONS - 1]))
 
 
+def fitting(items: Sequence[Item], conversations: Conversations) -> list[Item]:
+    """Return the items of which every answer fits the model's context after the question."""
+    return [
+        item
+        for item in items
+        if conversations.fits(
+            conversations.attempt(item.problem),
+            max(len(conversations.written(option).token_ids) for option in item.options),
+        )
+    ]
+
+
 def choose(
     models: Mapping[Checkpoint, "PreTrainedModel"],
     conversations: Conversations,

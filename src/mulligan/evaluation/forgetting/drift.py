@@ -35,21 +35,25 @@ def stages(checkpoints: Sequence[Checkpoint]) -> list[Stage]:
     return steps if len(steps) < 2 else [*steps, (checkpoints[0], checkpoints[-1])]
 
 
-def english(tokenizer: "PreTrainedTokenizerBase", tokens: int) -> list[Text]:
+def english(
+    tokenizer: "PreTrainedTokenizerBase", tokens: int, context: int | None = None
+) -> list[Text]:
     """Return windows of Python's own documentation, as many as hold ``tokens`` tokens.
 
-    The first token of a window is context only. Topics are taken in the order of their names.
+    The first token of a window is context only. Topics are taken in the order of their names. A
+    window is shorter where the model's ``context`` is.
     """
     from pydoc_data.topics import topics
 
+    size = WINDOW if context is None else min(WINDOW, context - 1)
     windows: list[Text] = []
     found = 0
     for name in sorted(topics):
         ids = tokenizer.encode(topics[name], add_special_tokens=False)
-        for start in range(0, len(ids) - 1, WINDOW):
+        for start in range(0, len(ids) - 1, size):
             if found >= tokens:
                 return windows
-            piece = tuple(ids[start : start + WINDOW + 1])[: tokens - found + 1]
+            piece = tuple(ids[start : start + size + 1])[: tokens - found + 1]
             windows.append((piece[:1], piece[1:]))
             found += len(piece) - 1
     return windows
