@@ -37,7 +37,7 @@ COMMANDS = {
     "compare runs/tiny runs/tiny": ("comparing the runs",),
     "plan recipe.yaml": ("looking at the model",),
     "doctor": ("looking at this machine",),
-    "validate task.py -n 5": ("checking: problems can be made",),
+    "validate countdown -n 3": ("checking: problems can be made",),
     "export runs/tiny --to exported": ("writing the model",),
     "push runs/tiny --to me/tiny --dry-run": ("writing the folder",),
     "collect recipe.yaml --runs new": ("making 8 demonstrations", "saving the warmed-up model"),
