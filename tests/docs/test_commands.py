@@ -21,7 +21,7 @@ from tiny import run_cli, write_recipe
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = typer.main.get_command(app).commands
-MARKED = re.compile(r"needs a (GPU|hub|package index)")
+MARKED = re.compile(r"needs (a GPU|GPUs|a hub|a package index)")
 
 ELSEWHERE = {
     "mulligan watch": "tests/report/live/test_browser.py",
@@ -29,8 +29,11 @@ ELSEWHERE = {
     "mulligan chat": "tests/serving/test_chat.py",
     "mulligan study": "tests/study/test_study.py",
     "mulligan evaluate RUN --engine server": "tests/run/test_other_model.py",
+    "mulligan run recipes/demo.yaml engine.kind=vllm": "tests/distributed/test_vllm_slow.py",
     "mulligan run recipes/demo.yaml name=brief": "tests/docs/test_objectives.py",
     "mulligan forget runs/demo --tasks mmlu_dev": "tests/evaluation/forgetting/test_harness.py",
+    "torchrun --no-python": "tests/distributed/test_torchrun_slow.py",
+    "python examples/trl_rollout_func": "tests/examples/test_trl_rollout_func.py",
     "python -m benchmarks": "tests/benchmarks/test_main.py",
     "make demo": "tests/test_wheel.py",
     "make test-faults": "tests/test_faults.py",
@@ -38,7 +41,7 @@ ELSEWHERE = {
 }
 """Commands that need a server, a person or minutes, and the tests that do what they do."""
 
-SLOW = ("mulligan run ", "mulligan forget", "mulligan train rec")
+SLOW = ("mulligan run ", "mulligan forget", "mulligan train rec", "mulligan collect rec")
 """They train or load models."""
 
 BEFORE = {"collect.store=production": "import logs.jsonl --task my_task.py --into production"}
@@ -63,7 +66,7 @@ def shown(page):
             fence = None if fence is not None else line.removeprefix("```")
             continue
         typed = line if fence == "" else line[4:] if fence is None and line[:4] == "    " else ""
-        if re.match(r"(mulligan|make|pip|python -m) ", typed):
+        if re.match(r"(mulligan|make|pip|python|torchrun|uv) ", typed):
             yield typed
 
 

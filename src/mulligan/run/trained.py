@@ -77,10 +77,7 @@ def trained_model(run: RunFolder, recipe: Recipe) -> Path:
             f"{path} is missing, which is the trained model. "
             f"Train its steps again: `mulligan evaluate {run.path}`."
         )
-<<<<<<< HEAD
     if path != folder.model:
-=======
-    with waiting(f"checking {path}"):
->>>>>>> 58f0cca (Compare what a run forgot with the model itself; publish runs' forgetting in one file; say what takes long)
-        verify(path)
+        with waiting(f"checking {path}"):
+            verify(path)
     return path

@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const NAMESPACE = "http://www.w3.org/2000/svg";
-let runs = [];
+let runs = null; // not known until the server has said it
 let chosen = new Set(); // names of the runs whose boxes are ticked
 let shown = null; // details of the run that is open
 let place = null; // where the page of episodes begins; null is the newest
@@ -38,6 +38,8 @@ const runPath = (name, rest = "") => `/api/runs/${encodeURIComponent(name)}${res
 // The list of runs
 
 function paintRuns() {
+  $("reading").hidden = runs !== null;
+  if (runs === null) return;
   const body = $("runs").tBodies[0];
   const focused = document.activeElement && document.activeElement.id;
   body.replaceChildren(...runs.map(runRow));
@@ -83,7 +85,7 @@ async function openRun(name) {
   $("run").hidden = false;
   $("side").hidden = true;
   $("run-title").textContent = name;
-  const run = runs.find((each) => each.name === name);
+  const run = (runs || []).find((each) => each.name === name);
   $("run-state").textContent = run ? `${run.state}, ${run.progress}` : "";
   $("report").hidden = !details.report;
   $("report").href = `/report/${encodeURIComponent(name)}`;
@@ -260,7 +262,7 @@ function listen() {
   source.onmessage = (event) => {
     const content = JSON.parse(event.data);
     if (content.error) return say(content.error);
-    const before = JSON.stringify(shown && runs.find((run) => run.name === shown.name));
+    const before = JSON.stringify(shown && runs && runs.find((run) => run.name === shown.name));
     runs = content.runs;
     paintRuns();
     const now = JSON.stringify(shown && runs.find((run) => run.name === shown.name));
