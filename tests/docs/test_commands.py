@@ -30,6 +30,7 @@ ELSEWHERE = {
     "mulligan study": "tests/study/test_study.py",
     "mulligan evaluate RUN --engine server": "tests/run/test_other_model.py",
     "mulligan run recipes/demo.yaml engine.kind=vllm": "tests/distributed/test_vllm_slow.py",
+    "mulligan examine": "tests/study/examine/test_examination.py",
     "mulligan run recipes/demo.yaml name=brief": "tests/docs/test_objectives.py",
     "mulligan forget runs/demo --tasks mmlu_dev": "tests/evaluation/forgetting/test_harness.py",
     "torchrun --no-python": "tests/distributed/test_torchrun_slow.py",

@@ -34,6 +34,19 @@ def test_the_difference_is_paired_over_the_problems_that_both_tried(runs):
     assert made.shared == (10,)
 
 
+def test_what_reflection_adds_is_told_of_each_run_and_of_their_difference(runs):
+    row = next(row for row in compare(runs).rows if row.title == "What reflection adds")
+
+    first, second = row.cells
+    assert second.difference == 0  # its first tries all pass, so nothing is left to add
+    failed = [t for t in read_trials(runs[0].path)["after"] if not t.first_try.verdict.passed]
+    reflected = sum(t.after_reflection.verdict.passed for t in failed)
+    asked_again = sum(t.second_tries["nothing"].verdict.passed for t in failed)
+    assert first.difference == pytest.approx((reflected - asked_again) / 10)
+    assert row.differences[0].difference == pytest.approx(-first.difference)
+    assert "–" not in row.texts
+
+
 def test_runs_of_different_problems_cannot_be_paired(runs):
     _, second = runs
     text = second.evaluation("after").read_text().replace('"problem_id":"', '"problem_id":"x')

@@ -23,6 +23,12 @@ NO_REFERENCE = {
 STANDALONE = sorted(DATASETS.keys() - UNFIT.keys() - set(HASH_DEPENDENT))
 
 
+def test_a_package_that_is_not_installed_is_named_with_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)  # as where it is missing
+    with pytest.raises(MulliganError, match=r"pip install reasoning-gym\."):
+        load_task("reasoning_gym:gcd")
+
+
 def check_dataset(name: str) -> None:
     """Validate one data set as a task; its reference answers pass, where it has any."""
     checks = validate_task(

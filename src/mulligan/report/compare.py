@@ -13,7 +13,7 @@ from mulligan.errors import MulliganError
 from mulligan.evaluation.results import compute
 from mulligan.evaluation.rows import read_rows
 from mulligan.evaluation.scores import SCORE_TITLES
-from mulligan.evaluation.tables import Cell, Difference, Table
+from mulligan.evaluation.tables import Cell, ControlDifference, Difference, Table
 from mulligan.evaluation.trials import COLUMNS, TITLES, open_trials
 from mulligan.report.markup import visible
 from mulligan.report.sheets import difference, rate
@@ -29,16 +29,20 @@ class ComparedRow:
     """One column of the evaluation, over all runs."""
 
     title: str
-    cells: tuple[Cell | None, ...]
-    """What each run solves, in the order of the runs."""
+    cells: tuple[Cell | ControlDifference | None, ...]
+    """What each run solves, or what reflection adds in it, in the order of the runs."""
     differences: tuple[Difference | None, ...]
     """Each further run minus the first, over the problems that both tried."""
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The row as people read it, its title first."""
-        cells = (rate(cell).line for cell in self.cells)
-        return (self.title, *cells, *(difference(each).line for each in self.differences))
+        cells = (
+            difference(cell) if isinstance(cell, ControlDifference) else rate(cell)
+            for cell in self.cells
+        )
+        values = (*cells, *(difference(each) for each in self.differences))
+        return (self.title, *(value.line for value in values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,10 @@ def _shared(first: Sequence[Trial], other: Sequence[Trial]) -> int:
 
 def _rows(alone: Sequence[Table], paired: Sequence[Table]) -> Iterator[ComparedRow]:
     for name in (*COLUMNS, ADDED):
-        cells = tuple(table.cell(name, "after") for table in alone)
+        cells = tuple(
+            table.against("after_nothing", "after") if name == ADDED else table.cell(name, "after")
+            for table in alone
+        )
         differences = tuple(table.difference(name) for table in paired)
         if any(cells) or any(differences):
             yield ComparedRow(_TITLES[name], cells, differences)

@@ -11,6 +11,7 @@ from mulligan.evaluation.dev_curve import dev_name, dev_protocol, standing
 from mulligan.evaluation.evaluate import evaluate
 from mulligan.evaluation.store_drift import measure_drift, open_store_drift, sample_of
 from mulligan.evaluation.trials import open_trials
+from mulligan.interrupt import waiting
 from mulligan.run.session import Session
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def dev_looks(
     def look(step: int) -> Look:
         if not recipe.evaluate.is_due(step):
             return Look()
-        with open_trials(session.run.dev) as log:
+        with waiting(f"evaluating step {step} on dev"), open_trials(session.run.dev) as log:
             evaluate(
                 engine,
                 conversations,

@@ -43,7 +43,7 @@ def run_details(run: RunFolder) -> dict[str, Any]:
         "curves": [
             {"title": title, "points": points}
             for name, title in CURVES.items()
-            if len(points := _curve(metrics, name))
+            if (name != "kl" or recipe.train.kl_beta) and (points := _curve(metrics, name))
         ],
         "warmup": _curve(newest_rows(run.warmup_log, None), "loss"),
         "table": _solved(table) if table else [],

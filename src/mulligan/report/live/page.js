@@ -63,12 +63,12 @@ function runRow(run, number) {
     "tr",
     { class: shown && shown.name === run.name ? "chosen" : "" },
     make("td", {}, box),
-    make("td", {}, link),
+    make("td", { class: "name" }, link),
     make("td", { class: `state-${run.state}` }, run.state),
     make("td", {}, ...progress),
     make("td", {}, run.left),
     make("td", { title: run.task }, lastPart(run.task)),
-    make("td", { title: run.model }, lastPart(run.model)),
+    make("td", { class: "name", title: run.model }, lastPart(run.model)),
     make("td", {}, run.headline),
   );
 }
@@ -117,7 +117,7 @@ function draw(name, attributes, text) {
 }
 
 function figure(title, lines) {
-  const [width, height, left, bottom, top, right] = [360, 170, 46, 22, 8, 8];
+  const [width, height, left, bottom, top, right] = [360, 170, 54, 22, 8, 8];
   const all = lines.flatMap((line) => line.points);
   const xs = all.map((point) => point[0]);
   const ys = all.map((point) => point[1]);
@@ -146,7 +146,7 @@ function figure(title, lines) {
   return make("figure", {}, make("figcaption", {}, title + last), svg);
 }
 
-const short = (value) => String(Number(value.toPrecision(3)));
+const short = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
 
 // Episodes
 
