@@ -18,7 +18,7 @@ from mulligan.config import Recipe
 from mulligan.report.published import published_markdown
 
 MENU = {
-    "First run": ["index.md", "your_model.md", "bring_your_own_task.md"],
+    "Start": ["index.md", "your_model.md", "bring_your_own_task.md"],
     "Use it": [
         "evaluation.md",
         "follow_and_share.md",
@@ -60,11 +60,18 @@ def on_config(config: Any) -> Any:
     """Lay out the menu from the pages that there are."""
     docs = Path(config["docs_dir"])
     there = {str(path.relative_to(docs)) for path in docs.rglob("*.md")} | MADE
-    menu = [{title: [page for page in pages if page in there]} for title, pages in MENU.items()]
+    menu: list[dict[str, Any]] = [
+        {title: [_entry(page) for page in pages if page in there]} for title, pages in MENU.items()
+    ]
     listed = {page for pages in MENU.values() for page in pages}
     menu.append({"More": sorted(there - listed)})
     config["nav"] = [entry for entry in menu if all(entry.values())]
     return config
+
+
+def _entry(page: str) -> str | dict[str, str]:
+    """Return a page as the menu takes it; the first one is not called after the project."""
+    return {"First run": page} if page == "index.md" else page
 
 
 def on_files(files: Any, config: Any) -> Any:

@@ -100,7 +100,7 @@ def test_the_menu_takes_what_there_is(tmp_path):
 
     menu = load_hooks().on_config({"docs_dir": str(tmp_path)})["nav"]
 
-    assert {"First run": ["index.md"]} in menu
+    assert {"Start": [{"First run": "index.md"}]} in menu
     assert {"More": ["new.md"]} in menu
     assert not any("performance.md" in page for entry in menu for page in entry.values())
 

@@ -11,7 +11,7 @@ from mulligan.errors import MulliganError
 from mulligan.study.acceptance import publish
 from mulligan.study.plan import plan
 from mulligan.study.result import Cost, Result
-from mulligan.study.show import answers, table_as_json
+from mulligan.study.show import answers, number_text, table_as_json
 from mulligan.study.table import compute
 from mulligan.types import Answer, Trial, Verdict
 
@@ -295,3 +295,10 @@ def test_a_file_that_holds_something_else_is_left_alone(accepted, tmp_path):
     with pytest.raises(MulliganError, match="not a record of attempts"):
         accepted(path=path)
     assert path.read_text() == '{"cells": []}'
+
+
+def test_an_interval_is_shown_within_what_a_rate_and_a_change_can_be():
+    rate, change = number_text("after", "first_try"), number_text("change", "first_try")
+    assert (rate(-0.314), rate(0.25), rate(1.05)) == ("0.0%", "25.0%", "100.0%")
+    assert (change(0.125), change(1.5), change(-1.5)) == ("+12.5", "+100.0", "−100.0")
+    assert number_text("before", "reflection_over_nothing")(-0.2) == "−20.0"

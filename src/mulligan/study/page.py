@@ -102,7 +102,7 @@ def _cell(estimate: Estimate | None) -> Html:
         notes.append(f"{number(estimate.low)} to {number(estimate.high)}")
     if estimate.quantity == "change" and estimate.new_low is not None:
         assert estimate.new_high is not None
-        notes.append(f"new run {points(estimate.new_low)} to {points(estimate.new_high)}")
+        notes.append(f"new run {number(estimate.new_low)} to {number(estimate.new_high)}")
     return stacked(number(estimate.mean), *notes)
 
 

@@ -78,9 +78,14 @@ def cell_text(estimate: Estimate | None) -> str:
 
 
 def number_text(quantity: Quantity, outcome: str) -> Callable[[float], str]:
-    """Return what writes a number: as a rate, or as a difference in points."""
+    """Return what writes a number: as a rate, or as a difference in points.
+
+    An interval of few runs may reach beyond what a rate can be; it is cut off there.
+    """
     is_rate = quantity in RATES and not outcome.startswith(("reflection_over", "gain_with"))
-    return percent if is_rate else points
+    if is_rate:
+        return lambda rate: percent(min(max(rate, 0.0), 1.0))
+    return lambda difference: points(min(max(difference, -1.0), 1.0))
 
 
 def answers(table: StudyTable) -> Iterator[str]:
