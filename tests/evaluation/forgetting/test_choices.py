@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 import pytest
 
 from mulligan.episodes.conversation import Conversations
@@ -40,6 +42,20 @@ def test_a_task_with_references_only_takes_other_problems_answers_that_fail():
             True,
             *[False] * (len(item.options) - 1),
         ]
+
+
+@pytest.mark.skipif(find_spec("bfcl_eval") is None, reason="needs the data files of bfcl-eval")
+def test_function_calling_sets_a_right_call_against_a_wrong_one():
+    task = load_task("bfcl")
+
+    items = items_of(task, verify_with(task), 12, seed=3)
+
+    assert len(items) == 12
+    assert all(item.problem.tools for item in items)
+    for item in items:
+        right, wrong = item.options
+        assert task.verify(item.problem, right).passed
+        assert task.verify(item.problem, wrong).status == "failed"
 
 
 class Bare(Task):
