@@ -68,3 +68,17 @@ def test_a_command_says_what_takes_long(
     assert outcome.code == 0, outcome.err
     for wait in COMMANDS[command]:
         assert f"{wait} ..." in caplog.messages
+
+
+def test_where_there_is_no_terminal_a_line_says_now_and_then_how_far_it_is(
+    tiny_llama, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mulligan.run.session.LINE_EVERY", 0.0)
+
+    outcome = run_cli("collect", write_recipe(tmp_path, tiny_llama, sft=None), "--runs", tmp_path)
+
+    assert outcome.code == 0, outcome.err
+    told = [line for line in outcome.out.splitlines() if line.startswith("collect: ")]
+    assert [line.split(" failures")[0].rsplit(" ", 1)[0] for line in told] == [
+        f"collect: {done} of 20" for done in (8, 16, 20)
+    ]
