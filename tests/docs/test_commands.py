@@ -6,6 +6,7 @@ recipes, a task, rows, a log. Not run are those whose lines say that they need a
 
 import json
 import re
+import shlex
 import shutil
 import sqlite3
 from pathlib import Path
@@ -51,6 +52,7 @@ BEFORE = {"collect.store=production": "import logs.jsonl --task my_task.py --int
 STANDS_FOR = {
     "[name=value ...]": "",
     "RUN_OR_RECIPE": "runs/demo",
+    "runs/NAME": "runs/demo",
     "RUN": "runs/demo",
     "RECIPE": "recipe.yaml",
     "FOLDER": "out",
@@ -100,7 +102,7 @@ def commands():
 @pytest.fixture
 def place(tiny_run, tiny_llama, tmp_path, monkeypatch):
     """A folder with what the pages speak of."""
-    for name in ("demo", "first", "second", "countdown_24gb"):
+    for name in ("demo", "demo_lora", "first", "second", "countdown_24gb"):
         shutil.copytree(tiny_run, tmp_path / "runs" / name)
     (tmp_path / "recipes").mkdir()
     for recipe in (ROOT / "recipes").glob("*.yaml"):
@@ -143,7 +145,10 @@ def test_a_command_of_the_pages_runs(command, place):
     for name, thing in STANDS_FOR.items():
         command = command.replace(name, thing)
 
-    outcome = run_cli(*command.split()[1:])
+    for name in re.findall(r"^mulligan run recipes/(\w+)\.yaml$", command):
+        shutil.rmtree(place / "runs" / name, ignore_errors=True)  # of that run, the first
+
+    outcome = run_cli(*shlex.split(command)[1:])
 
     assert outcome.code == 0, outcome.err + outcome.out
 
