@@ -37,6 +37,7 @@ ELSEWHERE = {
     "torchrun --no-python": "tests/distributed/test_torchrun_slow.py",
     "python examples/trl_rollout_func": "tests/examples/test_trl_rollout_func.py",
     "python -m benchmarks": "tests/benchmarks/test_main.py",
+    "make vllm": "tests/distributed/test_vllm_slow.py",
     "make demo": "tests/test_wheel.py",
     "make test-faults": "tests/test_faults.py",
     "make test": "tests",
