@@ -50,6 +50,7 @@ run()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+
 def printed(program, *arguments):
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
