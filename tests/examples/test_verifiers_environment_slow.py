@@ -20,8 +20,10 @@ from mulligan.storage.run_folder import RunFolder
 from mulligan.types import Attempt, Completion, Failure, Problem, Sampling, Verdict
 from tiny import said, tiny_recipe
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "verifiers_environment"
-PINNED = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]["dependencies"]
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "verifiers_environment"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINNED = PROJECT["optional-dependencies"]["dev-slow"]
 
 
 def is_pinned_release():

@@ -22,6 +22,8 @@ PROBLEM, VERDICT = TypeAdapter(Problem), TypeAdapter(Verdict)
 class FailureData(vf.TaskData):
     """What the environment's server needs to know of a failure, as plain JSON."""
 
+    failure: str
+    """Its id; a field of its own, since older releases know no ``id``."""
     problem: dict[str, Any]
     answer: str
     """The answer that failed."""
@@ -37,7 +39,7 @@ class FailureTask(vf.Task[FailureData]):
     @property
     def key(self) -> str:
         """The failure's id, whatever its place in the store."""
-        return str(self.data.id)
+        return str(self.data.failure)
 
     @property
     def problem(self) -> Problem:
@@ -79,7 +81,7 @@ class Failures(vf.Taskset[FailureTask, FailuresConfig]):
                 about = self.conversations.about(tried.verdict)
                 prompt = about.reflection(tried.problem, tried.completion)
                 data = FailureData(
-                    id=failure.id,
+                    failure=failure.id,
                     prompt=_messages(prompt),
                     problem=PROBLEM.dump_python(tried.problem, mode="json"),
                     answer=tried.completion.text,
@@ -93,8 +95,7 @@ class Failures(vf.Taskset[FailureTask, FailuresConfig]):
         about = self.conversations.about(VERDICT.validate_python(task.data.verdict))
         failed = Completion((), task.data.answer, "stop")
         prompt = about.retry(task.problem, failed, reflection)
-        again: FailureTask = task.with_data(prompt=_messages(prompt))
-        return again
+        return FailureTask(task.data.model_copy(update={"prompt": _messages(prompt)}), task.config)
 
 
 def _messages(prompt: TokenIds) -> vf.Messages:
