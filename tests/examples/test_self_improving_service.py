@@ -117,7 +117,8 @@ def test_the_circle_closes_with_a_tiny_model(tiny_llama, tmp_path):
     settings = [
         f"model={tiny_llama}",
         *("device=cpu", "dtype=float32", "sft.examples=8", "train.steps=1"),
-        *("train.failures_per_step=2", "train.group_size=2", "consolidate.tries=1"),
+        "train.reward=random",  # or nothing would be learned: no retry of it passes
+        *("train.failures_per_step=2", "train.group_size=8", "consolidate.tries=1"),
     ]
     sizes = ("--rounds", 2, "--traffic", 12, "--held-out", 4)
     said = go_round(out, *sizes, *settings, timeout=600)
