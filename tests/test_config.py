@@ -50,6 +50,15 @@ def test_a_recipe_survives_being_saved_and_read_again():
     assert check_recipe(yaml.safe_load(as_yaml(recipe)), "saved") == recipe
 
 
+def test_with_one_round_stored_failures_are_those_of_each_round(recipe_file):
+    recipe = load_recipe(recipe_file)
+    once = change_recipe(recipe, {"collect.failures": "stored"}, "here")
+    twice = change_recipe(recipe, {"collect.failures": "stored", "rounds": 2}, "here")
+
+    assert once == recipe
+    assert twice.collect.failures == "stored"
+
+
 def test_a_recipe_is_frozen():
     with pytest.raises(ValidationError):
         tiny_recipe().seed = 3

@@ -460,6 +460,17 @@ class Recipe(Section):
     format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
     """Format whose rules the run follows: that of the version which started it."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_round_collects_once(cls, settings: Any) -> Any:
+        """With one round ``stored`` and ``each_round`` are the same, so they get the same name."""
+        collect = settings.get("collect") if isinstance(settings, Mapping) else None
+        if not isinstance(collect, Mapping) or collect.get("failures") != "stored":
+            return settings
+        if settings.get("rounds", 1) != 1:
+            return settings
+        return {**settings, "collect": {**collect, "failures": "each_round"}}
+
     @model_validator(mode="after")
     def _shards_fit(self) -> Self:
         if self.train.shard and self.train.optimizer == "adamw_8bit":
