@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
+from torch.nn.attention import varlen  # noqa: F401  (it registers the operators)
 
 
 @contextmanager
