@@ -3,9 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 KILLS ?= 200
-# Two processes of one thread each: two thread pools would only wait for each other. Tests that share
-# what takes long to make are a group, which one of the two runs.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+# Two processes of one thread each: two thread pools would only wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .PHONY: demo docs findings forgetting test test-all test-faults test-gpu lint types install vllm clean
 

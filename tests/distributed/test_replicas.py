@@ -15,8 +15,6 @@ from mulligan.trainer.distributed import ALONE
 from tiny import lines
 from training_bench import Bench
 
-pytestmark = pytest.mark.xdist_group("replicas")
-
 
 @pytest.fixture(scope="module")
 def bench(tiny_llama, tmp_path_factory):

@@ -12,8 +12,6 @@ from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.trainer.distributed import ALONE
 from training_bench import Bench
 
-pytestmark = pytest.mark.xdist_group("shards")
-
 
 @pytest.fixture(scope="module")
 def bench(tiny_llama, tmp_path_factory):

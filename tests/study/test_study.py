@@ -20,8 +20,6 @@ from mulligan.storage.run_folder import RunFolder
 from mulligan.study.published import LETTERS
 from tiny import lines, run_cli
 
-pytestmark = pytest.mark.xdist_group("study")
-
 T1 = 12.706205  # Student's t, one degree of freedom, 0.975
 PARTS = ("reflection", "retry")
 TESTS = Path(__file__).parents[1]
