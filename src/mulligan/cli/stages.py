@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def demo(runs: Runs = Path("runs"), resume: Resume = False, overwrite: Overwrite = False) -> None:
-    """Run the whole method on a real model, on two CPU cores: about ten minutes."""
+    """Run the whole method on a real model, on two CPU cores: ten minutes or a little more."""
     recipe = Path(__file__).parents[1] / "recipes" / "demo.yaml"
     run(recipe, None, runs, resume, overwrite)
 
