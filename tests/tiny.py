@@ -157,3 +157,15 @@ def said(tokenizer: Any, text: str) -> Completion:
 def lines(path: Path) -> list[dict[str, Any]]:
     """The records of a file of JSON lines."""
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def second_time_right(tokenizer):
+    """Says something odd, reflects, and says something even."""
+
+    def script(prompt, i, j):
+        text = tokenizer.decode(prompt)
+        if "Why?" not in text:
+            return "a"
+        return "hm" if text.rstrip().endswith("Why?<|im_end|>\n<|im_start|>assistant") else "bb"
+
+    return script

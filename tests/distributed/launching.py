@@ -1,10 +1,17 @@
 """Starts a script as several processes, as torchrun does, without its supervision."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from mulligan.logprobs.shared_prompt import GroupScorer
 
 HERE = Path(__file__).parent
 
@@ -37,3 +44,25 @@ def ends(processes, seconds=120):
         for each in processes:
             each.kill()
     return [(each.returncode, text) for each, text in zip(processes, printed, strict=True)]
+
+
+def what_two_left(script, bench):
+    """Run a script as two processes; return the tensors and the numbers that each wrote."""
+    done = ends(start(script, bench.folder, bench.model))
+    assert [status for status, _ in done] == [0, 0], "\n".join(text for _, text in done)
+    return [
+        (
+            load_file(bench.folder / f"rank-{rank}.safetensors"),
+            json.loads((bench.folder / f"rank-{rank}.json").read_text()),
+        )
+        for rank in (0, 1)
+    ]
+
+
+@contextmanager
+def passes_of_two():
+    """Let this process cut its groups into the passes that two processes make."""
+    cut = GroupScorer.streams
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GroupScorer, "streams", lambda own, groups, shares: cut(own, groups, 2))
+        yield

@@ -1,16 +1,14 @@
-import json
 import signal
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from launching import ends, start
+from launching import ends, passes_of_two, start, what_two_left
 from safetensors.torch import load_file
 from shares import BATCHES, difference, updates
 
 from mulligan.interrupt import StoppedEarly
-from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.trainer.distributed import ALONE
 from tiny import lines
 from training_bench import Bench
@@ -27,24 +25,14 @@ def one(bench):
     bench.train("one")
     with pytest.raises(StoppedEarly):
         bench.train("one-then-two", "train.stop_after=2")
-    cut = GroupScorer.streams
-    with pytest.MonkeyPatch.context() as patch:  # into the passes that two processes make
-        patch.setattr(GroupScorer, "streams", lambda own, groups, shares: cut(own, groups, 2))
+    with passes_of_two():
         return updates(ALONE)
 
 
 @pytest.fixture(scope="module")
 def two(bench, one):
     """What each of two processes computed and said."""
-    done = ends(start("shares.py", bench.folder, bench.model))
-    assert [status for status, _ in done] == [0, 0], "\n".join(text for _, text in done)
-    return [
-        (
-            load_file(bench.folder / f"rank-{rank}.safetensors"),
-            json.loads((bench.folder / f"rank-{rank}.json").read_text()),
-        )
-        for rank in (0, 1)
-    ]
+    return what_two_left("shares.py", bench)
 
 
 @pytest.mark.parametrize("batch", BATCHES)

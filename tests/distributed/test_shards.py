@@ -2,13 +2,12 @@ import json
 
 import pytest
 import torch
-from launching import ends, start
+from launching import passes_of_two, what_two_left
 from safetensors.torch import load_file
 from shards import CASES, LORA, updates
 from shares import difference
 
 from mulligan.interrupt import StoppedEarly
-from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.trainer.distributed import ALONE
 from training_bench import Bench
 
@@ -25,24 +24,14 @@ def one(bench):
     bench.train("one-lora", *LORA)
     with pytest.raises(StoppedEarly):
         bench.train("one-then-two", "train.stop_after=2")
-    cut = GroupScorer.streams
-    with pytest.MonkeyPatch.context() as patch:  # into the passes that two processes make
-        patch.setattr(GroupScorer, "streams", lambda own, groups, shares: cut(own, groups, 2))
+    with passes_of_two():
         return updates(ALONE)
 
 
 @pytest.fixture(scope="module")
 def two(bench, one):
     """What each of two processes with a shard computed and said."""
-    done = ends(start("shards.py", bench.folder, bench.model))
-    assert [status for status, _ in done] == [0, 0], "\n".join(text for _, text in done)
-    return [
-        (
-            load_file(bench.folder / f"rank-{rank}.safetensors"),
-            json.loads((bench.folder / f"rank-{rank}.json").read_text()),
-        )
-        for rank in (0, 1)
-    ]
+    return what_two_left("shards.py", bench)
 
 
 @pytest.mark.parametrize("case", CASES)

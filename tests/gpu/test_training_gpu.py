@@ -1,15 +1,10 @@
 """What only a GPU can show of training and of the local engine; `make test-gpu` runs it."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from engine_models import attention_error
+from memory_bench import NAMES, SETTINGS, planned_and_measured
 from mulligan.engines.local.attention import _over_trunk_and_branch
 from mulligan.engines.local.engine import LocalEngine
 from mulligan.models.load import load_model
@@ -23,7 +18,6 @@ pytestmark = pytest.mark.gpu
 
 PROMPT = tuple(range(40, 90))
 ROWS = [tuple((7 * row + place) % 200 + 20 for place in range(9 + row)) for row in range(4)]
-MEASURE = Path(__file__).parent.parent / "models" / "measure_memory.py"
 
 
 def first_step(folder, device, dtype):
@@ -94,37 +88,10 @@ def test_samples_share_their_prompt_and_have_the_models_log_probs_in_half_precis
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {"group": 2, "reflection": 32, "prompt": 64, "train": {"kl_beta": 0}},
-        {"group": 8, "reflection": 384, "prompt": 400, "train": {"kl_beta": 0}},
-        {
-            "group": 8,
-            "reflection": 384,
-            "prompt": 400,
-            "train": {"kl_beta": 0, "gradient_checkpointing": True},
-        },
-        {"group": 4, "reflection": 48, "prompt": 100, "groups": 6, "train": {"kl_beta": 0}},
-        {
-            "group": 4,
-            "reflection": 128,
-            "prompt": 200,
-            "lora": {"rank": 16, "alpha": 32},
-            "train": {},
-        },
-    ],
-)
+@pytest.mark.parametrize("setting", SETTINGS, ids=NAMES)
 def test_the_plan_of_a_gpus_memory_is_within_15_percent_of_the_measured_peak(setting):
-    done = subprocess.run(
-        [sys.executable, str(MEASURE), json.dumps(setting | {"device": "cuda"})],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(MEASURE.parent.parent)},
-        check=True,
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["planned"] == pytest.approx(found["measured"], rel=0.15)
+    planned, measured = planned_and_measured(setting | {"device": "cuda"})
+    assert planned == pytest.approx(measured, rel=0.15)
 
 
 def test_the_engines_attention_is_rounded_once_on_a_gpu():

@@ -1,13 +1,10 @@
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
+from memory_bench import NAMES, SETTINGS, planned_and_measured
 from mulligan.config import check_recipe, load_recipe
 from mulligan.models.memory import GIB, Demands, Shape, advice, plan_stages
 from mulligan.models.policies import LoraPolicy
@@ -174,33 +171,9 @@ def test_settings_that_save_are_named_the_most_saving_first():
     assert "train.gradient_checkpointing=true" in settings
 
 
-MEASURE = Path(__file__).parent / "measure_memory.py"
-SETTINGS = [
-    {"group": 2, "reflection": 32, "prompt": 64, "train": {"kl_beta": 0}},
-    {"group": 8, "reflection": 384, "prompt": 400, "train": {"kl_beta": 0}},
-    {
-        "group": 8,
-        "reflection": 384,
-        "prompt": 400,
-        "train": {"kl_beta": 0, "gradient_checkpointing": True},
-    },
-    {"group": 4, "reflection": 48, "prompt": 100, "groups": 6, "train": {"kl_beta": 0}},
-    {"group": 4, "reflection": 128, "prompt": 200, "lora": {"rank": 16, "alpha": 32}, "train": {}},
-]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(
-    "setting", SETTINGS, ids=["small", "large", "checkpointing", "several groups", "lora"]
-)
+@pytest.mark.parametrize("setting", SETTINGS, ids=NAMES)
 def test_the_plan_is_within_15_percent_of_the_measured_peak(setting):
-    done = subprocess.run(
-        [sys.executable, str(MEASURE), json.dumps(setting)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(MEASURE.parent.parent)},
-        check=True,
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["planned"] == pytest.approx(found["measured"], rel=0.15)
+    planned, measured = planned_and_measured(setting)
+    assert planned == pytest.approx(measured, rel=0.15)

@@ -23,7 +23,7 @@ from mulligan.tasks.registry import load_task
 from mulligan.types import Sampling
 from mulligan.verifiers.limits import Limits
 from mulligan.verifiers.pool import verifier_for
-from tiny import TASK_FILE
+from tiny import TASK_FILE, second_time_right
 
 LIMIT_S = 1.0
 """docs/production.md states it: seconds that are added to the slowest of 64 requests at once."""
@@ -72,18 +72,6 @@ def bare():
     return uvicorn.Server(uvicorn.Config(app, log_level="warning"))
 
 
-def at_once(tokenizer):
-    """Fails, reflects and passes without taking any time."""
-
-    def script(prompt, i, j):
-        text = tokenizer.decode(prompt)
-        if "Why?" not in text:
-            return "a"
-        return "hm" if text.rstrip().endswith("Why?<|im_end|>\n<|im_start|>assistant") else "bb"
-
-    return script
-
-
 @contextmanager
 def listening(server):
     """Run a server in a thread; give its address."""
@@ -111,7 +99,7 @@ def test_64_requests_at_once_wait_no_longer_than_is_stated(
     tmp_path, tiny_tokenizer, record_property
 ):
     task = load_task(str(TASK_FILE), {})
-    engine = ScriptedEngine(at_once(tiny_tokenizer), tiny_tokenizer)
+    engine = ScriptedEngine(second_time_right(tiny_tokenizer), tiny_tokenizer)
     speak = Conversations(tiny_tokenizer, "Why?", context=2000)
     with ExitStack() as stack:
         verifier = stack.enter_context(verifier_for(task, 2, Limits()))

@@ -26,23 +26,11 @@ from mulligan.tasks.registry import load_task
 from mulligan.types import Sampling
 from mulligan.verifiers.limits import Limits
 from mulligan.verifiers.pool import verifier_for
-from tiny import TASK_FILE, lines
+from tiny import TASK_FILE, lines, second_time_right
 
 GIVEN = {"mulligan": {"given": {}}}
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>'
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
-
-
-def second_time_right(tokenizer):
-    """Says something odd, reflects, and says something even."""
-
-    def script(prompt, i, j):
-        text = tokenizer.decode(prompt)
-        if "Why?" not in text:
-            return "a"
-        return "hm" if text.rstrip().endswith("Why?<|im_end|>\n<|im_start|>assistant") else "bb"
-
-    return script
 
 
 @pytest.fixture
