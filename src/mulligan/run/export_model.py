@@ -71,11 +71,23 @@ def export_model(
         _copy_adapter(checkpoint, target, resolve_model(base))
         return checkpoint
     wanted = dtype or ("float32" if recipe.lora is None else recipe.dtype)
-    model, tokenizer = load_model(str(checkpoint), wanted, "cpu", base=base)
     with whole_folder(target) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        write_merged(checkpoint, base, wanted, folder)
     return checkpoint
+
+
+def write_merged(checkpoint: Path, base: str, dtype: Dtype, folder: Path) -> None:
+    """Write a checkpoint's model and tokenizer into a folder, an adapter merged into its base."""
+    model, tokenizer = load_model(str(checkpoint), dtype, "cpu", base=base)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def name_base(folder: Path, base: str) -> None:
+    """Let the adapter in a folder name its base."""
+    config = json.loads((folder / ADAPTER_CONFIG).read_bytes())
+    named = json.dumps(config | {"base_model_name_or_path": base}, indent=2)
+    (folder / ADAPTER_CONFIG).write_text(named + "\n", encoding="utf-8")
 
 
 def _copy_adapter(checkpoint: Path, target: Path, base: str) -> None:
@@ -85,6 +97,4 @@ def _copy_adapter(checkpoint: Path, target: Path, base: str) -> None:
         for file in checkpoint.iterdir():
             if file.is_file() and file.name not in leave:
                 shutil.copyfile(file, folder / file.name)
-        config = json.loads((folder / ADAPTER_CONFIG).read_bytes())
-        named = json.dumps(config | {"base_model_name_or_path": base}, indent=2)
-        (folder / ADAPTER_CONFIG).write_text(named + "\n", encoding="utf-8")
+        name_base(folder, base)

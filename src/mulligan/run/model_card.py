@@ -1,6 +1,7 @@
 """The model card of a trained model: what it is, what was measured, where its limits are."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from mulligan import __version__
@@ -15,31 +16,45 @@ from mulligan.report.sheets import solved_sheet
 from mulligan.storage.run_folder import RunFolder
 
 METHOD = "https://arxiv.org/abs/2505.24726"
-_PACKAGED = ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
 _UNKNOWN_LICENCE = "unknown"
 
 
-def model_card(run: RunFolder, recipe: Recipe) -> str:
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The model that a run started from, as the Hub knows it."""
+
+    hub_id: str | None
+    """None where it is a folder of this machine."""
+    licence: str | None
+    """None where it could not be read."""
+
+
+_PACKAGED = Base("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
+
+
+def model_card(run: RunFolder, recipe: Recipe, base: Base, *, is_adapter: bool) -> str:
     """Return the card of a run's trained model, its metadata checked by huggingface_hub.
 
     Args:
         run: a trained run.
         recipe: its recipe, without paths of this machine.
+        base: the model that it was trained from.
+        is_adapter: whether the weights are an adapter alone.
     """
     from huggingface_hub import ModelCard
 
     trials = read_trials(run.path)
     table = compute(trials, plan_of(recipe.evaluate.model_dump()))
     question = next((trial.question for when in TIMES for trial in trials.get(when, ())), None)
-    body = "\n\n".join(_paragraphs(recipe, table, read_forgetting(run.forgetting)))
-    card = ModelCard(f"---\n{_metadata(recipe, table, question)}\n---\n\n{body}\n")
-    return str(card)
+    body = "\n\n".join(_paragraphs(recipe, base, table, read_forgetting(run.forgetting)))
+    library = "peft" if is_adapter else "transformers"
+    metadata = _metadata(recipe, base, library, table, question)
+    return str(ModelCard(f"---\n{metadata}\n---\n\n{body}\n"))
 
 
-def _metadata(recipe: Recipe, table: Table, question: str | None) -> str:
+def _metadata(recipe: Recipe, base: Base, library: str, table: Table, question: str | None) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    base, licence = base_of(recipe.model)
     cell = table.cell("after_reflection", "after")
     results = (
         None
@@ -57,9 +72,9 @@ def _metadata(recipe: Recipe, table: Table, question: str | None) -> str:
     )
     message = [{"role": "user", "content": question}]
     data = ModelCardData(
-        base_model=base,
-        license=licence or _UNKNOWN_LICENCE,
-        library_name="transformers",
+        base_model=base.hub_id,
+        license=base.licence or _UNKNOWN_LICENCE,
+        library_name=library,
         pipeline_tag="text-generation",
         tags=["reflect-retry-reward", "self-reflection", "grpo"],
         model_name=recipe.name if cell else None,
@@ -69,24 +84,26 @@ def _metadata(recipe: Recipe, table: Table, question: str | None) -> str:
     return data.to_yaml()
 
 
-def base_of(model: str) -> tuple[str | None, str | None]:
-    """Return the Hub id of a base model and its licence, each None where it is not known."""
+def base_of(model: str) -> Base:
+    """Return what is known of a recipe's model: its Hub id, and the licence that its card names."""
     from huggingface_hub import ModelCard
 
     if model == DEFAULT_MODEL:
         return _PACKAGED
     folder = Path(model).expanduser()
     is_local = folder.is_dir() or model.count("/") != 1
+    hub_id = None if is_local else model
     try:
         card = ModelCard.load(folder / "README.md" if is_local else model)
     except Exception:  # no card, no network: the licence stays open, and the card says so
-        return None if is_local else model, None
-    return None if is_local else model, card.data.license
+        return Base(hub_id, None)
+    return Base(hub_id, card.data.license)
 
 
-def _paragraphs(recipe: Recipe, table: Table, forgotten: Forgetting | None) -> Iterator[str]:
-    base, licence = base_of(recipe.model)
-    name = base or recipe.model
+def _paragraphs(
+    recipe: Recipe, base: Base, table: Table, forgotten: Forgetting | None
+) -> Iterator[str]:
+    name = base.hub_id or recipe.model
     yield f"# {recipe.name}"
     yield (
         f"{name}, trained to reflect on its own failures at the task `{recipe.task}`: it fails, "
@@ -123,8 +140,8 @@ def _paragraphs(recipe: Recipe, table: Table, forgotten: Forgetting | None) -> I
     )
     yield "## Licence"
     yield (
-        f"That of the base model: {licence}."
-        if licence
+        f"That of the base model: {base.licence}."
+        if base.licence
         else "The base model's licence could not be read on the machine that made this card: "
         "look it up before use."
     )
