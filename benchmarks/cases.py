@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.intervals import ratio, spread
 from benchmarks.machine import describe, measure
+from mulligan import __version__
 from mulligan.errors import MulliganError
 from mulligan.models.load import DEFAULT_MODEL
 from mulligan.storage.atomic import write_atomically
@@ -241,7 +242,7 @@ def _about(benchmark: str, settings: Settings) -> dict[str, Any]:
         "size": settings.size,
         "model": settings.model,
         "device": describe(settings.device),
-        "versions": {"mulligan": version("mulligan"), **_versions(), **_python()},
+        "versions": {"mulligan": __version__, **_versions(), **_python()},
     }
 
 

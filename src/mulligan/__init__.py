@@ -14,7 +14,7 @@ from mulligan.types import Demonstration, Problem, Verdict
 if TYPE_CHECKING:
     from mulligan.serving.mulligan import Mulligan
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Demonstration",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
+from mulligan import __version__
 from mulligan.config import LocalEngine
 from mulligan.engines.base import Engine
 from mulligan.engines.registry import Surroundings, find_engine
@@ -223,8 +224,8 @@ def _choices(
 
 
 def _made_with(asked: Asked) -> dict[str, str | int | float]:
-    packages = ("mulligan", "torch", "transformers", "lm-eval", "reasoning-gym")
-    versions = {}
+    packages = ("torch", "transformers", "lm-eval", "reasoning-gym")
+    versions = {"mulligan": __version__}
     for name in packages:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
