@@ -63,14 +63,15 @@ def times(work: Callable[[], object], device: torch.device, repeats: int = _REPE
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     """Return the seconds that the work took, until the device has finished it."""
-    _finish(device)
+    finish(device)
     start = time.perf_counter()
     work()
-    _finish(device)
+    finish(device)
     return time.perf_counter() - start
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -9,6 +9,7 @@ from benchmarks.growth_side import Step
 from benchmarks.training_side import step_of
 
 from mulligan.models.load import load_model
+from mulligan.types import SftStep
 from tiny import make_model_folder
 
 SIZES = ("full", "quick", "tiny")
@@ -40,6 +41,23 @@ def test_ours_takes_a_turn_in_every_case(name, model):
         assert turn.seconds > 0
         assert turn.tokens is None or turn.tokens > 0
         assert turn.flops is None or turn.flops > 0
+
+
+def test_the_step_in_which_the_warm_up_checks_itself_is_not_counted(model, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("benchmarks.sft.time.perf_counter", lambda: clock[0])
+
+    def two_steps(*_, report, **__):
+        for number, seconds in ((1, 100.0), (2, 3.0)):
+            clock[0] += seconds
+            report(SftStep(number, loss=1.0, gradient_norm=1.0, tokens=10 * number))
+
+    monkeypatch.setattr("benchmarks.sft.fine_tune", two_steps)
+    [case] = cases_of("sft", Settings("tiny", model))
+    with case.sides[OURS]() as play:
+        turn = play(0)
+
+    assert (turn.seconds, turn.tokens, turn.details) == (3.0, 20, {"steps": 1})
 
 
 @pytest.mark.parametrize(("lora", "checkpointing"), [(False, False), (True, False), (False, True)])
