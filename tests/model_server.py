@@ -45,6 +45,7 @@ class ModelServer(ThreadingHTTPServer):
         temperature = request.get("temperature", 1.0)
         random = torch.Generator().manual_seed(request.get("seed", 0) + number)
         ids, logprobs, top = list(prompt), [], []
+        stops = {self.tokenizer.eos_token_id, *request.get("stop_token_ids", ())}
         for _ in range(request["max_tokens"]):
             logits = self.model(torch.tensor([ids])).logits[0, -1].float()
             scaled = torch.log_softmax(logits / (temperature or 1.0), -1)
@@ -57,10 +58,10 @@ class ModelServer(ThreadingHTTPServer):
             logprobs.append(float(shown[token]))
             top.append(shown.topk(5).values.tolist())
             ids.append(token)
-            if token == self.tokenizer.eos_token_id:
+            if token in stops:
                 break
         sampled = ids[len(prompt) :]
-        reason = "stop" if sampled[-1] == self.tokenizer.eos_token_id else "length"
+        reason = "stop" if sampled[-1] in stops else "length"
         return sampled, reason, logprobs, top
 
     def reply(self, path, request):

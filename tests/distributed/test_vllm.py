@@ -7,8 +7,11 @@ from peft import LoraConfig, get_peft_model
 from weight_server import WeightServer
 
 from mulligan.config import override_recipe
+from mulligan.engines.http import Client
 from mulligan.engines.local.engine import LocalEngine
 from mulligan.engines.registry import Surroundings, find_engine
+from mulligan.engines.vllm.control import Control
+from mulligan.engines.vllm.weights import AdapterPush, FolderPush, save_model
 from mulligan.errors import MulliganError
 from mulligan.models.load import load_model
 from mulligan.types import Sampling
@@ -76,6 +79,55 @@ def test_each_version_generates_with_its_own_weights(tiny_llama, policy_and_toke
         assert server.resets == 2
     assert seen[0] != seen[1]
     assert len(list((tmp_path / "weights").iterdir())) == 1, "older versions are removed"
+    engine.close()
+    assert list((tmp_path / "weights").iterdir()) == []
+
+
+def test_a_completion_ends_at_every_token_that_ends_a_turn(
+    tiny_llama, policy_and_tokenizer, tmp_path
+):
+    policy, tokenizer = policy_and_tokenizer
+    [[unstopped], _] = LocalEngine(policy, tokenizer).generate(PROMPTS, 1, GREEDY)
+    policy.generation_config.eos_token_id = [tokenizer.eos_token_id, unstopped.token_ids[0]]
+    with serving(tiny_llama) as server:
+        there = reach(server, policy_and_tokenizer, tmp_path).generate(PROMPTS, 1, GREEDY)
+    here = LocalEngine(policy, tokenizer).generate(PROMPTS, 1, GREEDY)
+    assert tokens(there) == tokens(here)
+    assert there[0][0].token_ids == unstopped.token_ids[:1]
+    assert there[0][0].finish_reason == "stop"
+
+
+def test_stale_weights_are_found_out_at_the_first_push_to_a_server_that_the_run_started(
+    tiny_llama, policy_and_tokenizer, tmp_path
+):
+    policy, _ = policy_and_tokenizer
+    save_model(policy, tmp_path / "start")
+    with serving(tiny_llama) as server:
+        push = FolderPush(control_of(server), tmp_path, "tiny", tmp_path / "start")
+        perturb(policy)
+        server.wrong = "stale"
+        with pytest.raises(MulliganError, match="still holds the weights from before"):
+            push.send(policy, "1")
+
+
+def test_a_server_that_the_run_started_needs_no_adapter_before_there_is_one(
+    tiny_llama, policy_and_tokenizer, tmp_path
+):
+    policy, _ = policy_and_tokenizer
+    with serving(tiny_llama) as server:
+        push = AdapterPush(control_of(server), tmp_path, "tiny", policy)
+        assert push.send(policy, "0") == "tiny"
+        assert server.requests == []
+        get_peft_model(policy, LoraConfig(r=4, target_modules="all-linear"))
+        assert push.send(policy, "1") == "1"
+        with pytest.raises(MulliganError, match=r"this model has none.*engine\.python"):
+            push.send(policy_without_adapter(tiny_llama), "2")
+        push.close()
+        assert list(tmp_path.iterdir()) == []
+
+
+def control_of(server):
+    return Control(Client(server.url.removesuffix("/v1")))
 
 
 def test_each_version_generates_with_its_own_adapter(tiny_llama, policy_and_tokenizer, tmp_path):
@@ -97,7 +149,7 @@ def test_each_version_generates_with_its_own_adapter(tiny_llama, policy_and_toke
                 folder.name for folder in (tmp_path / "weights").iterdir()
             ]
         assert server.resets == 0, "an adapter's name is part of the cache's key"
-        with pytest.raises(MulliganError, match="the policy has none"):
+        with pytest.raises(MulliganError, match="this model has none"):
             engine.update_weights(policy_without_adapter(tiny_llama), 3)
 
 

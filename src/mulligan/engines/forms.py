@@ -7,6 +7,7 @@ evaluate with and not to train on: text that is encoded again is not always what
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, NonNegativeInt
@@ -120,6 +121,11 @@ class TokenForm(Form):
     token_ids = True
     more_logprobs: ClassVar = {"logprobs": 5}
 
+    def __init__(self, *, logprobs: bool, stops: Collection[int] = ()) -> None:
+        super().__init__(logprobs=logprobs)
+        self.stops = sorted(stops)
+        """Tokens that end a completion, besides those that the server knows of."""
+
     @staticmethod
     def likeliest(reply: Any) -> float | None:
         """Return the highest of ``top_logprobs``, a mapping for each token."""
@@ -139,6 +145,7 @@ class TokenForm(Form):
             "seed": seed,
             "return_token_ids": True,
             **OUR_OWN_SAMPLING,
+            **({"stop_token_ids": self.stops} if self.stops else {}),
             **({"logprobs": 0} if self.logprobs else {}),
         }
 

@@ -19,6 +19,7 @@ from mulligan.engines.base import Abilities
 from mulligan.engines.forms import ChatForm, Form, TokenForm
 from mulligan.engines.http import Client, PassingTrouble, Refused, served_models
 from mulligan.errors import MulliganError, nearest
+from mulligan.models.template import stop_ids
 from mulligan.randomness import derive_seed
 from mulligan.types import ChatPrompt, Completion, Sampling, TokenIds
 
@@ -158,9 +159,9 @@ def connect(
     """
     client = Client(url, api_key_env=api_key_env, timeout_s=timeout_s)
     context = require_model(client, model)
-    form: Form = TokenForm(logprobs=True)
-    if tokenizer is None or not reads_ids_as(client, model, tokenizer):
-        form = ChatForm(logprobs=True)
+    form: Form = ChatForm(logprobs=True)
+    if tokenizer is not None and reads_ids_as(client, model, tokenizer):
+        form = TokenForm(logprobs=True, stops=stop_ids(None, tokenizer))
     form = _settled(client, model, form)
     logger.info(
         "The server %s takes %s.",

@@ -176,7 +176,9 @@ def _with_fixed_date(
     return _FIXED_CLOCK + text, {each: today.strftime(each) for each in formats}
 
 
-def stop_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+def stop_ids(
+    model: "PreTrainedModel | None", tokenizer: "PreTrainedTokenizerBase"
+) -> frozenset[int]:
     """Return the tokens that end a turn: by the chat template, the tokenizer and the model."""
     settings = getattr(model, "generation_config", None)
     stops = getattr(settings, "eos_token_id", None)

@@ -6,7 +6,7 @@ somebody else gave weights to, has another, and nothing that it generated is use
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,15 @@ from mulligan.engines.vllm.process import SERVED_NAME, VllmProcess
 from mulligan.engines.vllm.weights import AdapterPush, FolderPush, NcclPush, Push, save_model
 from mulligan.errors import MulliganError
 from mulligan.interrupt import waiting
+from mulligan.models.template import stop_ids
+from mulligan.storage.atomic import remove_folder
 from mulligan.types import Completion, Sampling, TokenIds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+START = "start"
+"""The folder that a server is started from, in the engine's own."""
 _SAME_SCORES = 0.1
 """Nats per token: well above what bfloat16 rounds to, well below what another model says."""
 
@@ -46,6 +50,7 @@ class VllmEngine:
         push: sends it weights.
         policy: what it generates with until ``update_weights``.
         probe: a text whose score tells whether the server holds the policy's weights.
+        stops: tokens that end a completion.
         parallel: how many requests are under way at a time.
         context: of the served model, where the server says it.
         process: the server, where the run started it; ended by ``close``.
@@ -58,6 +63,7 @@ class VllmEngine:
         push: Push,
         policy: nn.Module,
         probe: TokenIds,
+        stops: Collection[int],
         *,
         parallel: int = 64,
         context: int | None = None,
@@ -75,6 +81,7 @@ class VllmEngine:
         self._sampler: ServerEngine | None = None
         self._policy = policy
         self._probe = probe
+        self._form = TokenForm(logprobs=True, stops=stops)
 
     @property
     def abilities(self) -> Abilities:
@@ -97,9 +104,7 @@ class VllmEngine:
         name = self._push.send(policy, label)
         self._require_same_scores(policy, name)
         self._control.label_weights(label)
-        self._sampler = ServerEngine(
-            self._client, name, TokenForm(logprobs=True), parallel=self._parallel
-        )
+        self._sampler = ServerEngine(self._client, name, self._form, parallel=self._parallel)
         self._label = label
 
     def generate(
@@ -134,10 +139,12 @@ class VllmEngine:
         self._control.reset_prefix_cache()
 
     def close(self) -> None:
-        """Close the connections; end the server where the run started it."""
+        """Close the connections; end the server where the run started it; remove its weights."""
         self._client.close()
         if self._process is not None:
             self._process.close()
+            remove_folder(self._process.model)
+        self._push.close()
 
     @torch.no_grad()
     def _require_same_scores(self, policy: nn.Module, name: str) -> None:
@@ -224,7 +231,7 @@ def make_vllm(
         control = Control(Client(root, api_key_env=key, timeout_s=timeout_s))
         context = _require_exact_tokens(client, model, tokenizer)
         control.weight_version()
-        push = _push(settings["weights"], control, folder / "weights", root, model)
+        push = _push(settings["weights"], control, folder, root, model, process and policy)
     except BaseException:
         if process is not None:
             process.close()
@@ -236,6 +243,7 @@ def make_vllm(
         push,
         policy,
         probe,
+        stop_ids(policy, tokenizer),
         parallel=settings["parallel"],
         context=context,
         process=process,
@@ -249,7 +257,7 @@ def _start(
     dtype: str,
     folder: Path,
 ) -> VllmProcess:
-    start = folder / "start"
+    start = folder / START
     save_model(policy, start)
     tokenizer.save_pretrained(start)
     # On a CPU vLLM packs matrices into closures, which only an eager model rebuilds on a reload.
@@ -276,9 +284,13 @@ def _require_exact_tokens(
     return context
 
 
-def _push(kind: str, control: Control, root: Path, url: str, model: str) -> Push:
+def _push(
+    kind: str, control: Control, folder: Path, url: str, model: str, started: nn.Module | None
+) -> Push:
+    """Return what sends weights; ``started`` is the policy that the run started the server with."""
+    weights = (folder / "weights").absolute()
     if kind == "adapter":
-        return AdapterPush(control, root.absolute())
+        return AdapterPush(control, weights, model, started)
     if kind == "nccl":
         return NcclPush(control, url, model)
-    return FolderPush(control, root.absolute(), model)
+    return FolderPush(control, weights, model, folder / START if started is not None else None)

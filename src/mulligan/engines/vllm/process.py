@@ -50,6 +50,8 @@ class VllmProcess:
     def __init__(
         self, python: str, model: Path, dtype: str, log: Path, arguments: Sequence[str] = ()
     ) -> None:
+        self.model = model
+        """The folder that it was started from."""
         self.port = free_port()
         self.root = f"http://127.0.0.1:{self.port}"
         self._log = log

