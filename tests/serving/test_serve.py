@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,6 @@ from mulligan import Mulligan
 from mulligan.config import Prompts
 from mulligan.engines.scripted import ScriptedEngine
 from mulligan.episodes.conversation import Conversations
-from mulligan.errors import MulliganError
 from mulligan.report.live.server import open_port
 from mulligan.serving.api import Bounds, Endpoint, make_server
 from mulligan.serving.redact import Redactor
@@ -28,6 +28,7 @@ from mulligan.verifiers.limits import Limits
 from mulligan.verifiers.pool import verifier_for
 from tiny import TASK_FILE, lines, second_time_right
 
+ASKED = [{"role": "user", "content": "hm"}]
 GIVEN = {"mulligan": {"given": {}}}
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>'
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
@@ -56,7 +57,7 @@ def serve(tmp_path, tiny_tokenizer):
 
             def load():
                 if newer is None:
-                    raise MulliganError("there are no weights")
+                    raise RuntimeError("out of memory")
                 return mulligan_of(newer, **task)
 
             endpoint = Endpoint(worker, "tiny", bounds or Bounds(), key, load)
@@ -180,6 +181,27 @@ def test_64_requests_at_once_are_all_answered_each_with_its_own(serve, tmp_path)
         assert problem["messages"][0]["content"] == f"Number {number}."
 
 
+def test_a_request_that_is_never_sent_whole_is_not_waited_for(serve):
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+    with serve(bounds=Bounds(requests=1, seconds=0.2)) as client:
+        address = (client.base_url.host, client.base_url.port)
+        with socket.create_connection(address, timeout=20) as connection:
+            connection.sendall(head)
+            assert b" 504 " in connection.recv(100)
+        assert ask(client).mulligan["verified"]
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "reload"])
+def test_requests_of_web_pages_are_refused(serve, path):
+    with serve() as client:
+        body = json.dumps({"model": "tiny", "messages": ASKED, **GIVEN}).encode()
+        page = {"Origin": "http://example.com", "Content-Type": "text/plain"}
+        request = urllib.request.Request(f"{client.base_url}{path}", body, page)
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request)
+        assert ask(client).mulligan["weights"] == 1
+
+
 def reload(client):
     return client.post("/reload", body={}, cast_to=object)
 
@@ -207,7 +229,7 @@ def test_new_weights_answer_without_a_restart_and_no_request_is_lost(serve):
 
 def test_weights_that_cannot_be_loaded_leave_the_old_ones(serve):
     with serve(lambda *_: "bb") as client:
-        with pytest.raises(openai.InternalServerError, match="there are no weights"):
+        with pytest.raises(openai.InternalServerError, match="the old ones stay: out of memory"):
             reload(client)
         assert ask(client).mulligan["weights"] == 1
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 from mulligan.errors import MulliganError
 from mulligan.report.live.server import LOOPBACK
@@ -35,7 +36,7 @@ class Bounds:
     requests: int = 256
     """Requests under way at a time; more are refused with status 429."""
     seconds: float = 300.0
-    """Longest time that a request may take, its waiting included."""
+    """Longest time that a request may take, its sending and its waiting included."""
     body_bytes: int = 2**20
     """The largest body of a request."""
 
@@ -78,13 +79,13 @@ class Endpoint:
 
     async def models(self, request: Request) -> Response:
         """List the one model that is served."""
-        self._check_key(request)
+        self._check_sender(request)
         model = {"id": self.name, "object": "model", "created": 0, "owned_by": "mulligan"}
         return JSONResponse({"object": "list", "data": [model]})
 
     async def reload(self, request: Request) -> Response:
         """Load the newest weights and answer with them; what waits is answered by the old ones."""
-        self._check_key(request)
+        self._check_sender(request)
         if self._loading:
             raise RefusalError(
                 409, "conflict_error", "already_loading", "Weights are being loaded already."
@@ -93,7 +94,9 @@ class Endpoint:
         try:
             loaded = await asyncio.to_thread(self._load)
             number = await asyncio.wrap_future(self.worker.replace(loaded))
-        except (MulliganError, OSError) as error:
+        except Exception as error:  # a GPU whose memory does not hold both, for one
+            if not isinstance(error, MulliganError):
+                logger.exception("The weights could not be loaded.")
             message = f"The weights could not be loaded, and the old ones stay: {error}"
             raise RefusalError(500, "server_error", "not_loaded", message) from error
         finally:
@@ -102,7 +105,7 @@ class Endpoint:
 
     async def chat(self, request: Request) -> Response:
         """Answer a chat completion."""
-        self._check_key(request)
+        self._check_sender(request)
         if self._under_way >= self.bounds.requests:
             raise RefusalError(
                 429,
@@ -113,8 +116,12 @@ class Endpoint:
             )
         self._under_way += 1
         try:
-            asked = await self._read(request)
-            served = await self._served(asked)
+            async with asyncio.timeout(self.bounds.seconds):
+                asked = await self._read(request)
+                served = await self._served(asked)
+        except TimeoutError as error:
+            message = f"There is no answer after {self.bounds.seconds:g} s."
+            raise RefusalError(504, "server_error", "timeout", message) from error
         finally:
             self._under_way -= 1
         body = completion_body(asked, served.solution, served.failure_id, served.weights)
@@ -127,7 +134,12 @@ class Endpoint:
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 
-    def _check_key(self, request: Request) -> None:
+    def _check_sender(self, request: Request) -> None:
+        """Refuse who has no key, and web pages: a browser sends for any page that is looked at."""
+        if "origin" in request.headers:
+            raise RefusalError(
+                403, "permission_error", "web_page", "Requests of web pages are not answered."
+            )
         if self._key is None:
             return
         sent = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -137,18 +149,8 @@ class Endpoint:
             )
 
     async def _read(self, request: Request) -> ChatRequest:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > self.bounds.body_bytes:
-                raise RefusalError(
-                    413,
-                    "invalid_request_error",
-                    "request_too_large",
-                    f"The request is larger than {self.bounds.body_bytes} bytes.",
-                )
         try:
-            asked = ChatRequest.model_validate_json(body)
+            asked = ChatRequest.model_validate_json(await self._body(request))
         except ValidationError as error:
             raise _invalid(_first(error)) from error
         if asked.model != self.name:
@@ -160,11 +162,27 @@ class Endpoint:
             )
         return asked
 
+    async def _body(self, request: Request) -> bytes:
+        body = b""
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > self.bounds.body_bytes:
+                    raise RefusalError(
+                        413,
+                        "invalid_request_error",
+                        "request_too_large",
+                        f"The request is larger than {self.bounds.body_bytes} bytes.",
+                    )
+        except ClientDisconnect as error:
+            raise _invalid("The client left before all of its request was there.") from error
+        return body
+
     async def _served(self, asked: ChatRequest) -> Served:
         method = self.worker.mulligan.method
         try:
             problem = requested_problem(asked, self.worker.mulligan.task)
-        except MulliganError as error:
+        except (MulliganError, ValueError) as error:  # NaN among its tools
             raise _invalid(str(error)) from error
         longest = method.writing.max_tokens
         wanted = asked.max_completion_tokens or asked.max_tokens or longest
@@ -174,12 +192,8 @@ class Endpoint:
             min(wanted, longest),
             asked.seed,
         )
-        waiting = asyncio.wrap_future(self.worker.submit(job))
         try:
-            served = await asyncio.wait_for(waiting, self.bounds.seconds)
-        except TimeoutError as error:
-            message = f"There is no answer after {self.bounds.seconds:g} s."
-            raise RefusalError(504, "server_error", "timeout", message) from error
+            served = await asyncio.wrap_future(self.worker.submit(job))
         except MulliganError as error:
             raise RefusalError(502, "server_error", "engine_error", str(error)) from error
         except Exception as error:
