@@ -45,6 +45,11 @@ def task():
     return load_task(str(TASK_FILE))
 
 
+def nested(levels):
+    """Lists in lists."""
+    return [nested(levels - 1)] if levels else []
+
+
 def read(task, row):
     return read_logged(task, json.dumps(row).encode(), "log.jsonl, line 7")
 
@@ -85,10 +90,13 @@ def test_a_task_made_of_rows_reads_its_own_fields(tmp_path):
         ([1], "not an object with named fields"),
         ({}, "no messages, in any of the forms"),
         ({"messages": [{"role": "wizard", "content": "hm"}]}, "the role 'wizard'; known are"),
+        ({"messages": [{"role": ["user"]}]}, "the role ['user']; known are"),
         ({"messages": ["hm"]}, "a message should be an object with role"),
         ({"messages": ASKED, **GIVEN}, "no answer: the last message is not"),
         ({"messages": [*ASKED, SAID]}, "the row has no field 'given'"),
         ({"messages": [*ASKED, SAID], "given": "hm"}, "'given' is text that is not JSON"),
+        ({"messages": [*ASKED, SAID], "given": {"x": float("nan")}}, "plain JSON values: Out of"),
+        ({"messages": [*ASKED, SAID], "given": {"x": nested(200)}}, "more than 100 levels deep"),
         ({"messages": [ASKED[0], SAID], **GIVEN}, "in which the user asks something"),
         ({"messages": ASKED, "response": {"error": "overloaded"}, **GIVEN}, "holds no message"),
         (

@@ -2,15 +2,15 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mulligan.errors import MulliganError
 from mulligan.serving.logs import given_of, messages_of, plain_message
-from mulligan.serving.problems import problem_of
+from mulligan.serving.problems import part_of, problem_of
 from mulligan.serving.second_chance import Solution
 from mulligan.tasks.base import Task
 from mulligan.tasks.function_calling.parse import UnreadableError, read_calls
@@ -48,12 +48,22 @@ class ChatRequest(BaseModel):
     stream_options: StreamOptions | None = None
     n: Literal[1] | None = None
     top_p: Literal[1] | None = None
+    frequency_penalty: Literal[0] | None = None
+    presence_penalty: Literal[0] | None = None
     tool_choice: Literal["auto"] | None = None
     parallel_tool_calls: bool | None = None
     user: str | None = None
     store: bool | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, fields: Any) -> Any:
+        """Leave out what is null, as the protocol does."""
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 def requested_problem(request: ChatRequest, task: Task) -> Problem:
@@ -67,15 +77,16 @@ def requested_problem(request: ChatRequest, task: Task) -> Problem:
     messages = [plain_message(each, where) for each in found]
     if all(each["role"] != "user" for each in messages):
         raise MulliganError(f"{where}: a user should ask something in its messages")
+    if None in _names(request.tools):
+        raise MulliganError(f"{where}: each of its tools should be a function with a name")
     given = given_of(request.mulligan, {"metadata": request.metadata}, where)
-    row = {**request.mulligan, "messages": messages, "tools": request.tools}
-    if given is not None:
-        return problem_of(task, Row(where, row | {"given": given}))
-    if request.mulligan and isinstance(task, RowTask):
-        return problem_of(task, Row(where, row))
-    if request.mulligan:
+    fields = {**request.mulligan, "messages": messages, "tools": request.tools}
+    if given is None and not request.mulligan:
+        return Problem.create(messages, {UNVERIFIABLE: True}, None, request.tools)
+    row = Row(where, fields if given is None else fields | {"given": given})
+    if given is None and not isinstance(part_of(task, row), RowTask):
         raise MulliganError(f"{where}: the field mulligan should hold `given`, an object")
-    return Problem.create(messages, {UNVERIFIABLE: True}, None, request.tools)
+    return problem_of(task, row)
 
 
 def is_verifiable(problem: Problem) -> bool:
@@ -130,7 +141,7 @@ def error_body(message: str, kind: str, code: str) -> dict[str, Any]:
 
 def _message(request: ChatRequest, solution: Solution) -> tuple[dict[str, Any], str]:
     """Return the answer as a message: calls of the request's tools as such."""
-    names = {(tool.get("function") or tool).get("name") for tool in request.tools}
+    names = _names(request.tools)
     try:
         calls = read_calls(solution.answer) if names else []
     except UnreadableError:
@@ -147,6 +158,13 @@ def _message(request: ChatRequest, solution: Solution) -> tuple[dict[str, Any], 
         return {"role": "assistant", "content": None, "tool_calls": written}, "tool_calls"
     reason = solution.last_try.completion.finish_reason
     return {"role": "assistant", "content": solution.answer}, reason
+
+
+def _names(tools: Sequence[Mapping[str, Any]]) -> set[str | None]:
+    """Return the names of tools, as OpenAI describes them or bare; None for one without."""
+    functions = [tool.get("function") or tool for tool in tools]
+    names = [each.get("name") if isinstance(each, dict) else None for each in functions]
+    return {name if isinstance(name, str) else None for name in names}
 
 
 def _usage(solution: Solution) -> dict[str, int]:

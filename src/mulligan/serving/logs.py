@@ -25,6 +25,9 @@ LONGEST_LINE = 16 * 2**20
 LONGEST_ANSWER = 100_000
 """Characters; no answer of that length fits a conversation to train on."""
 
+DEEPEST = 100
+"""Levels of lists and objects in a row; no log is as deep, and no program need survive it."""
+
 _REQUEST = ("request", "request_body", "input")
 _RESPONSE = ("response", "response_body", "output")
 
@@ -74,6 +77,8 @@ def read_logged(task: Task, line: bytes | None, where: str) -> Logged:
         raise MulliganError(f"{where}: not valid JSON ({error})") from error
     if not isinstance(values, dict):
         raise MulliganError(f"{where}: not an object with named fields")
+    if _is_nested_deeper(values, DEEPEST):
+        raise MulliganError(f"{where}: nested more than {DEEPEST} levels deep")
     request = _object(values, _REQUEST)
     messages = messages_of(values, request, where)
     response = next((values[name] for name in _RESPONSE if values.get(name) is not None), None)
@@ -93,6 +98,19 @@ def read_logged(task: Task, line: bytes | None, where: str) -> Logged:
     fields |= {"tools": values.get("tools") or request.get("tools") or []}
     problem = problem_of(task, Row(where, fields if given is None else fields | {"given": given}))
     return Logged(problem, answer, _model(values, request, response))
+
+
+def _is_nested_deeper(value: Any, levels: int) -> bool:
+    """Whether a JSON value has more levels of lists and objects."""
+    level = [value]
+    for _ in range(levels + 1):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)
 
 
 def _object(values: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any]:
@@ -121,7 +139,7 @@ def messages_of(
     for each in found:
         if not isinstance(each, dict) or "role" not in each:
             raise MulliganError(f"{where}: a message should be an object with role and content")
-        if each["role"] not in ROLES:
+        if not isinstance(each["role"], str) or each["role"] not in ROLES:
             raise MulliganError(
                 f"{where}: a message has the role {each['role']!r}; known are "
                 f"{', '.join(sorted(ROLES))}"
