@@ -5,18 +5,19 @@ The first process does what it is asked; the others wait until it trains, and tr
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from mulligan.config import check_recipe
+from mulligan.config import Recipe, check_recipe
 from mulligan.engines.registry import find_engine
 from mulligan.errors import MulliganError
 from mulligan.interrupt import StoppedEarly, StopRequest
 from mulligan.objectives.objective import make_objective
+from mulligan.run.out_of_memory import memory_errors
 from mulligan.run.session import Session
 from mulligan.storage.run_folder import RunFolder
 
@@ -64,16 +65,40 @@ def share_out(command: Callable[[], None], train: Callable[[Session], None]) -> 
 def _follow(processes: "Processes", train: Callable[[Session], None]) -> None:
     """Train whenever the first process does, until its command ends."""
     logging.getLogger("mulligan").setLevel("ERROR")  # the first process says everything once
-    quiet = Console(quiet=True)
-    while (asked := processes.first(_nothing_more, Training | None)) is not None:
-        recipe = check_recipe(asked.recipe, "The first process's recipe")
-        stop = StopRequest()
-        with stop.listening(quiet), ExitStack() as stack:
-            session = Session(recipe, RunFolder(Path(asked.run)), quiet, stop, stack, asked.start)
-            try:
-                train(session)
-            except StoppedEarly:
-                continue
+    quiet, stop = Console(quiet=True), StopRequest()
+    with stop.listening(quiet):  # all along: a launcher passes a stop on to every process
+        while (asked := processes.first(_nothing_more, Training | None)) is not None:
+            recipe = check_recipe(asked.recipe, "The first process's recipe")
+            with ExitStack() as stack:
+                run = RunFolder(Path(asked.run))
+                session = Session(recipe, run, quiet, stop, stack, asked.start)
+                with suppress(StoppedEarly), memory_errors("train"):
+                    train(session)
+
+
+def require_divisible(recipe: Recipe) -> None:
+    """Check that the processes of this launch, where there are several, can train a recipe.
+
+    Raises:
+        MulliganError: the recipe's engine cannot be divided among processes, or its reward asks a
+            policy that would be sharded.
+    """
+    from mulligan.trainer.launch import launched
+
+    launch = launched()
+    if launch is None:
+        return
+    kind = recipe.engine.kind
+    if not find_engine(kind).abilities.divisible:
+        raise MulliganError(
+            f"{launch.count} processes were launched, and the work of the engine {kind!r} "
+            "cannot be divided among them. Use engine.kind=local, or start one process."
+        )
+    if recipe.train.shard and make_objective(recipe).reward.asks_policy:
+        raise MulliganError(
+            f"The reward {recipe.train.reward!r} asks the policy itself, which no process "
+            "has whole with train.shard. Leave out train.shard, or use another reward."
+        )
 
 
 def _absolute(model: str | None) -> str | None:
@@ -90,8 +115,7 @@ def together(session: Session) -> "Iterator[Processes]":
     """Let the other processes of a launch, where there are any, train what this one trains.
 
     Raises:
-        MulliganError: the recipe's engine cannot be divided among processes, or its reward asks a
-            policy that would be sharded.
+        MulliganError: several processes cannot train this recipe.
     """
     from mulligan.trainer.distributed import Processes
     from mulligan.trainer.launch import launched
@@ -101,17 +125,7 @@ def together(session: Session) -> "Iterator[Processes]":
     if launch is None or not processes.leads:
         yield processes
         return
-    kind = session.recipe.engine.kind
-    if not find_engine(kind).abilities.divisible:
-        raise MulliganError(
-            f"{processes.count} processes were launched, and the work of the engine {kind!r} "
-            "cannot be divided among them. Use engine.kind=local, or start one process."
-        )
-    if session.recipe.train.shard and make_objective(session.recipe).reward.asks_policy:
-        raise MulliganError(
-            f"The reward {session.recipe.train.reward!r} asks the policy itself, which no process "
-            "has whole with train.shard. Leave out train.shard, or use another reward."
-        )
+    require_divisible(session.recipe)
     recipe = session.recipe.model_dump(mode="json") | {"track": []}
     asked = Training(recipe, str(session.run.path.absolute()), _absolute(session.start))
     processes.first(lambda: asked, Training | None)

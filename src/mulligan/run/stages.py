@@ -20,6 +20,7 @@ from mulligan.objectives.objective import make_objective
 from mulligan.randomness import derive_seed
 from mulligan.run.out_of_memory import memory_errors
 from mulligan.run.probe import probe_once
+from mulligan.run.processes import require_divisible
 from mulligan.run.reported import reported_problems
 from mulligan.run.rounds import (
     collect_first_round,
@@ -197,12 +198,14 @@ def run_stages(session: Session, names: Sequence[str]) -> None:
 
     Raises:
         MulliganError: a stage that one of them needs is not done, or the recipe's engine cannot
-            serve training that is asked for, or a tracker is not installed.
+            serve training that is asked for, or not that of several processes, or a tracker is not
+            installed.
     """
     if "train" in names:  # said now, not after the hours that collecting may take
         kind = session.recipe.engine.kind
         require_trainable(kind, find_engine(kind).abilities)
         require_trackers(session.recipe.track)
+        require_divisible(session.recipe)
     for stage in (each for each in STAGES if each.name in names):
         if stage.name != "report" and session.is_done(stage.name):
             session.console.print(f"{stage.name}: already done")

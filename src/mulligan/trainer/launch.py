@@ -44,7 +44,7 @@ class Launch:
         """Whether the processes are amid something, where one that leaves just ends."""
         cuda = torch.cuda.is_available()
         if cuda:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, timeout=_PATIENCE)
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
@@ -186,6 +186,21 @@ class _SignsOfLife(threading.Thread):
         )
         logging.shutdown()
         os._exit(1)
+
+
+def _take_gpu(own: int) -> None:
+    """Compute on the GPU of this process's number on its machine.
+
+    Raises:
+        MulliganError: there are fewer GPUs than processes.
+    """
+    there = torch.cuda.device_count()
+    if own >= there:
+        raise MulliganError(
+            f"Process {own + 1} of this machine finds no GPU of its own: there are {there}. Start "
+            "at most as many processes on it, or set CUDA_VISIBLE_DEVICES= to compute on its CPUs."
+        )
+    torch.cuda.set_device(own)
 
 
 def seen_to_live(pid: int, host: str) -> bool:
