@@ -120,12 +120,24 @@ def test_a_store_in_use_is_left_alone(imported, tmp_path):
     assert "in use by another process" in " ".join(ended.err.split())
 
 
-def test_training_takes_the_store(imported, tmp_path, tiny_llama):
-    imported(*(row("a" * (2 * number + 1), number) for number in range(5)), row("a" * 801, 9))
-    recipe = write_recipe(tmp_path, tiny_llama, collect__store=str(tmp_path / "store"), sft=None)
+def test_training_takes_the_newest_of_the_store_but_no_problem_it_is_evaluated_on(
+    imported, tmp_path, tiny_llama, caplog
+):
+    evaluated_on = row("a", 7)
+    evaluated_on["messages"][0]["content"] = "test-0"
+    failed = [row("a" * (2 * number + 1), number) for number in range(5)]
+    imported(row("a", 8), *failed, row("a" * 801, 9), evaluated_on)
+    recipe = write_recipe(
+        tmp_path,
+        tiny_llama,
+        collect__store=str(tmp_path / "store"),
+        collect__problems=6,  # the newest
+        sft=None,
+    )
     ended = run_cli("train", recipe, "--runs", tmp_path)
     assert ended.code == 0, ended.err
     assert "5 failures" in ended.out
+    assert caplog.text.count("1 failures at problems that the run is evaluated on") == 1
     run = tmp_path / "tiny"
     stored = lines(run / "failures.jsonl")
     assert [each["attempt"]["completion"]["text"] for each in stored] == [

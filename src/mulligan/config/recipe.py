@@ -88,7 +88,8 @@ class Collect(Section):
     """Where the failures come from that the model learns from."""
 
     problems: PositiveInt
-    """Problems of the training split to try; of a store, the most failures that are taken."""
+    """Problems of the training split to try; of a store, how many of its newest failures are
+    taken at most."""
     attempts: PositiveInt = 1
     """Attempts at each; the failed ones are kept."""
     store: str | None = None

@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mulligan.errors import MulliganError
 from mulligan.storage.atomic import (
@@ -22,9 +22,6 @@ from mulligan.storage.atomic import (
     whole_folder,
     write_atomically,
 )
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA = 1
 """Version of the checkpoint format; raised whenever older code would misread a checkpoint."""
