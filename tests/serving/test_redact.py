@@ -20,6 +20,11 @@ SECRETS = {
     "postgres://user:hunter22@host/db": f"postgres://{REDACTED}@host/db",
     '{"api_key": "hunter2hunter2"}': f'{{"api_key": "{REDACTED}"}}',
     "password=hunter2": f"password={REDACTED}",
+    "DB_PASSWORD=hunter2": f"DB_PASSWORD={REDACTED}",
+    "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG": f"AWS_SECRET_ACCESS_KEY={REDACTED}",
+    "clientSecret: hunter2": f"clientSecret: {REDACTED}",
+    "redis://:hunter22@host:6379": f"redis://{REDACTED}@host:6379",
+    r"{\"api_key\": \"hunter2hunter2": rf"{{\"api_key\": \"{REDACTED}",
 }
 
 
@@ -29,6 +34,13 @@ def test_a_secret_is_taken_out_and_what_is_around_it_stays(secret, left):
         f"before {left} after",
         f"before {left}",  # of a key that was cut off, nobody knows the end
     )
+
+
+@pytest.mark.parametrize("secret", [*SECRETS, "api_key=sk-abcdefghijklmnop1234"])
+def test_what_was_taken_out_stays_as_it_is(secret):
+    once = Redactor().text(secret)
+    assert Redactor().text(once) == once
+    assert "]]" not in once
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ PATTERNS: Mapping[str, str] = {
     "Stripe": r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{16,}",
     "JSON web token": r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}",
     "bearer token": r"(?i:(?<=bearer )[A-Za-z0-9._~+/=-]{16,})",
-    "password in an address": r"(?<=://)[^/\s:@]{1,64}:[^/\s@]{1,256}(?=@)",
+    "password in an address": r"(?<=://)[^/\s:@]{0,64}:[^/\s@]{1,256}(?=@)",
     "named password or key": (
-        r"(?i:(?P<name>\b(?:password|passwd|secret|api[_-]?key|access[_-]?token|auth[_-]?token)"
-        r"\b[\"']?\s{0,4}[:=]\s{0,4}[\"']?)[^\s\"',;}\]]{6,})"
+        r"(?i:(?P<name>(?:password|passwd|secret|api[_-]?key|access[_-]?key|secret[_-]?key|"
+        r"access[_-]?token|auth[_-]?token)\\?[\"']?\s{0,4}[:=]\s{0,4}\\?[\"']?)"
+        r"(?!\[redacted\])[^\s\"',;}\]]{6,})"
     ),
 }
 """What is taken for a secret: Python regular expressions, by what they find."""
