@@ -132,6 +132,12 @@ def test_tests_are_valid_rows_and_references_pass(tmp_path):
     assert [check for check in checks if check.result == "failed"] == []
 
 
+def test_assertions_of_a_function_that_the_tests_call_are_tests(tmp_path):
+    tests = f"{NEVER_RUN[0]}\ncheck(add)"
+    assert judge(tmp_path, ADD, tests).passed
+    assert judge(tmp_path, "def add(a, b): return 0", tests).reason == "failed_test"
+
+
 def test_code_is_the_same_but_for_layout_and_comments(tmp_path):
     task = task_of("unit_tests", tmp_path, {"messages": "Write add.", "tests": TESTS})
     problem = only_problem(task)
@@ -148,7 +154,14 @@ def test_a_reflection_leaks_by_a_block_of_code(tmp_path):
     assert not task.leaks(problem, "I subtracted (wrongly).")
 
 
-@pytest.mark.parametrize("tests", ["", "add(1, 2)", "assert add(", 3, None])
+NEVER_RUN = (
+    "def check(add):\n    assert add(1, 2) == 3",
+    "class TestAdd:\n    def test_add(self):\n        assert add(1, 2) == 3",
+    "NAMES = {}\nasync def test_add():\n    assert add(1, 2) == 3",
+)
+
+
+@pytest.mark.parametrize("tests", ["", "add(1, 2)", "assert add(", 3, None, *NEVER_RUN])
 def test_rows_whose_tests_test_nothing_are_refused(tests, tmp_path):
     with pytest.raises(MulliganError, match="line 1: 'tests' should be Python code with"):
         only_problem(task_of("unit_tests", tmp_path, {"messages": "x", "tests": tests}))

@@ -67,7 +67,7 @@ def run_tests(code: str, tests: str, seconds: float, memory_mib: int) -> Outcome
             limits=_limits(seconds, memory_mib),
             folder=folder,
             tests=tests,
-            calls="\n".join(f"{name}()" for name in _functions(tests)),
+            calls="\n".join(f"{name}()" for name in test_functions(ast.parse(tests))),
             descriptor=writing,
             word=word,
         )
@@ -125,9 +125,9 @@ def _failure(complaints: str, status: int | None, seconds: float) -> Outcome:
     return Outcome("ended_early", f"exit status {status} before the tests were over")
 
 
-def _functions(tests: str) -> list[str]:
+def test_functions(tests: ast.Module) -> list[str]:
     """Return the names of the test functions, in their order."""
-    functions = [n.name for n in ast.parse(tests).body if isinstance(n, ast.FunctionDef)]
+    functions = [n.name for n in tests.body if isinstance(n, ast.FunctionDef)]
     return [name for name in functions if name.startswith("test_")]
 
 

@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from mulligan.errors import MulliganError
 from mulligan.tasks.json_values import last_block
-from mulligan.tasks.python_runner import run_tests
+from mulligan.tasks.python_runner import run_tests, test_functions
 from mulligan.tasks.row_task import RowTask, asked
 from mulligan.tasks.rows import Row
 from mulligan.types import Problem, Verdict
 
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 _LONGEST_CODE = 20_000
 _MOST_CANDIDATES = 5
@@ -61,7 +62,7 @@ class UnitTests(RowTask):
         messages, tools = asked(row)
         tests = row.get("tests")
         if not isinstance(tests, str) or not _tests_something(tests):
-            raise row.refuse("tests", "Python code with assertions or functions test_*")
+            raise row.refuse("tests", "Python code with assertions that run, or functions test_*")
         reference = row.values.get("reference")
         if not isinstance(reference, str | None):
             raise row.refuse("reference", "Python code")
@@ -107,9 +108,14 @@ def _parsed(code: str) -> ast.Module | None:
 
 
 def _tests_something(tests: str) -> bool:
+    """Whether something is asserted when the tests run: code that waits for a caller may not be."""
     tree = _parsed(tests)
-    return tree is not None and any(
-        isinstance(node, ast.Assert)
-        or (isinstance(node, ast.FunctionDef) and node.name.startswith("test_"))
-        for node in ast.walk(tree)
+    if tree is None:
+        return False
+    if test_functions(tree):
+        return True
+    run = [each for each in tree.body if not isinstance(each, _DEFINITIONS)]
+    does_something = any(
+        isinstance(node, ast.Assert | ast.Call) for each in run for node in ast.walk(each)
     )
+    return does_something and any(isinstance(node, ast.Assert) for node in ast.walk(tree))
