@@ -6,6 +6,7 @@ from mulligan import Mulligan, MulliganError
 from mulligan.config import Generate
 from mulligan.serving.problems import read_problems
 from mulligan.serving.solve_file import solve_file
+from mulligan.storage.lock import hold_file
 from tiny import TASK_FILE, lines, run_cli
 
 SHORT = Generate(answer_tokens=5, reflection_tokens=6)
@@ -66,6 +67,24 @@ def test_answers_to_other_problems_are_refused(problems, tiny_llama, tmp_path):
         solve_file(mulligan, found, out, at_once=8, progress=lambda done: None)
         with pytest.raises(MulliganError, match=r"answers to other problems \(row 1\)"):
             solve_file(mulligan, found[1:], out, at_once=8, progress=lambda done: None)
+
+
+def test_answers_that_another_process_writes_are_left_alone(problems, tiny_run, tmp_path):
+    out = tmp_path / "answers.jsonl"
+    with hold_file(out):
+        ended = run_cli("solve", tiny_run, problems, "--out", out)
+    assert ended.code == 1
+    assert "is in use by another process" in " ".join(ended.err.split())
+    assert not out.exists()
+
+
+def test_answers_of_a_run_that_was_trained_on_are_not_mixed(problems, tiny_llama, tmp_path):
+    with Mulligan.load(tiny_llama, task=str(TASK_FILE), generate=SHORT) as mulligan:
+        found, out = read_problems(mulligan.task, problems), tmp_path / "answers.jsonl"
+        solve_file(mulligan, found[:2], out, at_once=2, progress=lambda done: None)
+        mulligan.weights = "runs/demo/checkpoints/step-70"
+        with pytest.raises(MulliganError, match="answers of another model"):
+            solve_file(mulligan, found, out, at_once=2, progress=lambda done: None)
 
 
 def test_what_no_verifier_judged_is_counted_apart(problems, tiny_llama, tmp_path):

@@ -44,6 +44,7 @@ class Mulligan:
         model: what the model is called, in records.
         prompts: the words of the requests.
         stack: what to release at the end.
+        weights: what answers: the folder of the weights, or a server's address and its model.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Mulligan:
         model: str,
         prompts: Prompts,
         stack: ExitStack,
+        weights: str = "",
     ) -> None:
         self.task = task
         self.method = method
         self.verifier = verifier
         self.model = model
         self.prompts = prompts
+        self.weights = weights
         self._stack = stack
         self._lock = threading.Lock()
 
@@ -111,9 +114,11 @@ class Mulligan:
             verifier = verifier_for(loaded, settings.workers, limits_of(settings))
             stack.enter_context(verifier)
             if server is not None:
+                weights = f"{server.url} {server.model}"
                 engine, conversations = _asked(server, words)
             else:
-                engine, conversations = _local(str(source), run, recipe, words, stack)
+                weights = str(source) if recipe is None else str(_newest_weights(run, recipe))
+                engine, conversations = _local(weights, run, recipe, words, stack)
             stack.callback(engine.close)
             method = Method(
                 engine,
@@ -123,7 +128,8 @@ class Mulligan:
                 Sampling(lengths.temperature, lengths.reflection_tokens, drawn),
                 tries,
             )
-            return cls(loaded, method, verifier, str(source), words, stack.pop_all())
+            kept = stack.pop_all()
+            return cls(loaded, method, verifier, str(source), words, kept, weights)
 
     def answer(self, problem: Problem) -> Solution:
         """Answer a problem, and return all that happened on the way."""
@@ -196,18 +202,17 @@ def _asked(server: ServerEngine, prompts: Prompts) -> tuple[Engine, Conversation
 
 
 def _local(
-    source: str, run: RunFolder, recipe: Recipe | None, prompts: Prompts, stack: ExitStack
+    weights: str, run: RunFolder, recipe: Recipe | None, prompts: Prompts, stack: ExitStack
 ) -> tuple[Engine, Conversations]:
-    """Return the engine of a run or a model that is loaded here."""
+    """Return the engine of weights that are loaded here, those of a run or of any model."""
     from mulligan.models.load import load_model
 
     dtype = recipe.dtype if recipe else "bfloat16"
     settings = recipe.engine if recipe else LocalEngine()
     if recipe is None:
-        model, tokenizer = load_model(source, dtype)
+        model, tokenizer = load_model(weights, dtype)
     else:
         base = str(run.warmed_up) if recipe.sft else recipe.model
-        weights = str(_newest_weights(run, recipe))
         model, tokenizer = load_model(weights, dtype, recipe.device, base=base)
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mulligan-"))
     surroundings = Surroundings(model, tokenizer, dtype, Path(folder))

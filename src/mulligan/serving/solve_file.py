@@ -11,6 +11,7 @@ from mulligan.errors import MulliganError
 from mulligan.randomness import derive_seed
 from mulligan.serving.mulligan import Mulligan
 from mulligan.serving.second_chance import Kind, Solution
+from mulligan.storage.lock import hold_file
 from mulligan.storage.records import RecordLog
 from mulligan.types import Problem, Verdict
 
@@ -71,10 +72,11 @@ def solve_file(
     A chunk that was cut off is answered again and draws the same.
 
     Raises:
-        MulliganError: the file holds answers to other problems, or made in another way.
+        MulliganError: the file holds answers to other problems, or made in another way; or another
+            process writes to it.
     """
     made_with = _made_with(mulligan, at_once)
-    with RecordLog(out, Answered, lambda line: str(line.row)) as log:
+    with hold_file(out), RecordLog(out, Answered, lambda line: str(line.row)) as log:
         for line in log:
             _refuse_other(line, problems, made_with, out)
         for begin in range(0, len(problems), at_once):
@@ -128,6 +130,7 @@ def _made_with(mulligan: Mulligan, at_once: int) -> str:
     method, source = mulligan.method, mulligan.task.source
     content = [
         mulligan.model,
+        mulligan.weights,
         asdict(source) if source else mulligan.task.name,
         asdict(method.writing),
         asdict(method.thinking),

@@ -32,13 +32,31 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         MulliganError: another process holds the folder, or it cannot be written.
     """
-    with disk_errors(folder / NAME):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    with _held_by_us(folder / NAME, folder, "choose another run folder"):
+        remove_leftovers(folder)
+        yield
+
+
+@contextmanager
+def hold_file(path: Path) -> Iterator[None]:
+    """Hold a file while the block runs, by a lock beside it; the file itself need not be there.
+
+    Raises:
+        MulliganError: another process holds it, or its folder cannot be written.
+    """
+    with _held_by_us(path.with_name(f".{path.name}{NAME}"), path, "name another file"):
+        yield
+
+
+@contextmanager
+def _held_by_us(lock: Path, thing: Path, instead: str) -> Iterator[None]:
+    """Hold a lock; an error speaks of what it is for, and of what to do instead of waiting."""
+    with disk_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     _held.add(descriptor)
     try:
-        _take(descriptor, folder)
-        remove_leftovers(folder)
+        _take(descriptor, thing, instead)
         try:
             yield
         finally:
@@ -67,19 +85,19 @@ def holder(folder: Path) -> int | None:
     return None
 
 
-def _take(descriptor: int, folder: Path) -> None:
+def _take(descriptor: int, thing: Path, instead: str) -> None:
     try:
         _lock(descriptor)
     except OSError as error:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             raise MulliganError(
-                f"{folder} cannot be locked ({error.strerror}), so two processes could write to "
+                f"{thing} cannot be locked ({error.strerror}), so two processes could write to "
                 "it at once. Choose a folder on a file system with locks, such as a local disk."
             ) from error
         pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
         raise MulliganError(
-            f"{folder} is in use by another process (pid {pid}). Wait until it has ended, or "
-            "choose another run folder."
+            f"{thing} is in use by another process (pid {pid}). Wait until it has ended, or "
+            f"{instead}."
         ) from error
     _write_owner(descriptor, f"{os.getpid()}\n")
 
