@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mulligan.config import load_recipe
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -22,3 +24,6 @@ def test_the_python_on_a_page_has_ten_lines_and_runs(tmp_path, tiny_run, monkeyp
     assert len([line for line in block.splitlines() if line.strip()]) <= 10
     assert names["solution"].tries in (1, 2, 3)
     assert names["solution"].problem == names["problem"]
+    demo = load_recipe(ROOT / "recipes" / "demo.yaml")
+    words = names["problem"].messages[0]["content"]
+    assert words == demo.task_options["system"], "the model was trained with other words"
