@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from mulligan.config import Endpoints
@@ -54,6 +56,20 @@ def test_what_reflection_adds_is_a_difference_in_differences():
     assert made.against("after_nothing", "before").difference == -0.25
     assert made.against("after_nothing", "after").difference == 0.5
     assert made.difference("reflection_over_nothing").difference == 0.75
+
+
+def test_each_part_of_a_mix_has_a_table_of_its_own():
+    tasks = {"a": "orders", "b": "orders", "c": "queries"}
+    before = [solved("a"), failed("b"), failed("c")]
+    after = [solved("a", "after"), solved("b", "after"), failed("c", "after")]
+    of_tasks = [[replace(t, task=tasks[t.problem_id]) for t in rows] for rows in (before, after)]
+    parts = dict(compute(both(*of_tasks)).parts)
+    assert [*parts] == ["orders", "queries"]
+    assert [size.problems for size in parts["orders"].sizes] == [2, 2]
+    assert parts["orders"].difference("first_try").difference == 0.5
+    assert parts["queries"].cell("first_try", "after").passed == 0
+    assert not parts["orders"].parts
+    assert not compute(both(before, after)).parts
 
 
 def test_a_row_that_is_unknown_on_either_side_leaves_the_headline():

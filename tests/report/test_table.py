@@ -8,6 +8,7 @@ from synthetic_run import make_trials, write_lines, write_trials
 
 from mulligan.errors import MulliganError
 from mulligan.evaluation.controls import CONTROLS
+from mulligan.evaluation.results import compute
 from mulligan.evaluation.scores import SCORE_TITLES, SCORES
 from mulligan.evaluation.statistics import wilson
 from mulligan.report.sheets import points
@@ -228,6 +229,18 @@ def test_every_control_and_endpoint_fits_104_columns(tmp_path):
     for name in (*(control.title for control in CONTROLS), *SCORE_TITLES.values()):
         assert name in shown
     assert "none beyond ±3 points" in shown
+
+
+def test_each_part_of_a_mix_is_shown_apart(tmp_path):
+    tasks = {"a": "orders[1]", "b": "queries"}
+    rows = [replace(each, task=tasks[each.problem_id]) for each in (solved("a"), failed("b"))]
+    made = compute({"before": rows})
+    console = Console(width=104, record=True, file=StringIO())
+    print_table(made, console)
+    shown = console.export_text()
+    one = shown.partition("Solved of orders[1]")[2].partition("Solved of queries")[0]
+    assert "100.0% [20.7 to 100.0]" in one
+    assert [*table_as_json(made)["parts"]] == ["orders[1]", "queries"]
 
 
 def test_another_model_has_a_table_of_its_own(small):

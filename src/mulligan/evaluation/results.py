@@ -63,7 +63,15 @@ def compute(trials: Trials, plan: Plan | None = None) -> Table:
             Size(when, len({trial.problem_id for trial in trials[when]}), len(trials[when]))
             for when in whens
         ),
+        parts=tuple((name, compute(own, plan)) for name, own in _parts(trials)),
     )
+
+
+def _parts(trials: Trials) -> Iterator[tuple[str, Trials]]:
+    """Yield the trials of each part of a mix of tasks; nothing where there is one task."""
+    names = dict.fromkeys(trial.task for rows in trials.values() for trial in rows)
+    for name in names if len(names) > 1 else ():
+        yield name, {w: [t for t in rows if t.task == name] for w, rows in trials.items()}
 
 
 def paired(trials: Trials) -> list[tuple[Trial, Trial]]:

@@ -182,6 +182,8 @@ class Table:
     lengths: tuple[Length, ...]
     entropies: tuple[Entropy, ...]
     sizes: tuple[Size, ...]
+    parts: tuple[tuple[str, "Table"], ...] = ()
+    """The tables of each part of a mix of tasks, by its name; empty where a run has one task."""
 
     @property
     def whens(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from mulligan.report.sheets import (
     flips_sheet,
     leak_sheet,
     models_sheet,
+    part_sheets,
     side_sheet,
     solved_sheet,
 )
@@ -105,7 +106,8 @@ def _result(table: Table) -> Iterator[Html]:
         return
     if not table.differences:
         yield _missing("There is no evaluation after training yet, so there are no differences.")
-    yield _painted(solved_sheet(table), "rates")
+    for solved in (solved_sheet(table), *part_sheets(table)):
+        yield _painted(solved, "rates")
     yield element("p", evaluated(table), class_="note")
     about = element("div", element("h3", "How to read it"), element("p", _HOW_TO_READ))
     yield element("div", figure(rates_figure(table)), about, class_="charts")

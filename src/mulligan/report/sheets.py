@@ -1,7 +1,7 @@
 """The tables of a report as rows of text: made once, painted in the terminal and on the page."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mulligan.evaluation.controls import CONTROLS
 from mulligan.evaluation.scores import SCORE_TITLES
@@ -81,6 +81,8 @@ def sheets(table: Table) -> Iterator[Sheet]:
         sheet = make(table)
         if sheet.rows:
             yield sheet
+        if make is solved_sheet:
+            yield from part_sheets(table)
 
 
 def solved_sheet(table: Table) -> Sheet:
@@ -101,6 +103,12 @@ def solved_sheet(table: Table) -> Sheet:
         gains = (*(_gain(table, when) for when in TIMES), change(table, "gain_with_second_chance"))
         rows.append(SheetRow(SCORE_TITLES["gain_with_second_chance"], gains))
     return Sheet("Solved, with 95% intervals", (*_BEFORE_AND_AFTER, "change, points"), tuple(rows))
+
+
+def part_sheets(table: Table) -> Iterator[Sheet]:
+    """Yield what was solved of each part of a mix of tasks."""
+    for name, part in table.parts:
+        yield replace(solved_sheet(part), title=f"Solved of {name}, with 95% intervals")
 
 
 def controls_sheet(table: Table) -> Sheet:

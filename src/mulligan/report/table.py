@@ -54,7 +54,8 @@ def rows_of(run: Path) -> Rows:
 def table_as_json(made: Table) -> dict[str, Any]:
     """Return the table as plain JSON values, the way ``mulligan report --json`` prints it.
 
-    A difference's ``column`` is its ``name``, as version 0.1.0 called it.
+    A difference's ``column`` is its ``name``, as version 0.1.0 called it. ``parts`` has a table
+    for each part of a mix of tasks.
     """
     return {
         "cells": [asdict(cell) for cell in made.cells],
@@ -74,7 +75,13 @@ def table_as_json(made: Table) -> dict[str, Any]:
         "lengths": [asdict(length) for length in made.lengths],
         "entropies": [asdict(entropy) for entropy in made.entropies],
         "size": {size.when: _without_when(size) for size in made.sizes},
+        "parts": {name: _without_endpoints(part) for name, part in made.parts},
     }
+
+
+def _without_endpoints(part: Table) -> dict[str, Any]:
+    """Return the table of a part; what the recipe declares to be tested is tested on the whole."""
+    return {key: value for key, value in table_as_json(part).items() if key != "endpoints"}
 
 
 def _without_when(row: LeakRate | Size) -> dict[str, Any]:
@@ -91,9 +98,8 @@ def print_table(made: Table, console: Console) -> None:
 
 def _painted(sheet: Sheet) -> RichTable:
     shown = RichTable(
-        title=sheet.title,
+        title=Text(visible(sheet.title), style="bold"),
         title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
