@@ -1,7 +1,7 @@
 """The supervised warm-up on the demo's own demonstrations: tokens a second, in whole steps.
 
-The first step of every turn is not counted: a run checks its arithmetic there against a plain forward
-pass, once, which is nothing beside a whole warm-up and a tenth of these few steps.
+The first step of every turn is not counted: there a run checks its arithmetic once, against a plain
+forward pass, which matters little in a whole warm-up and much in these few steps.
 
 There is no peer: what a share of the machine's limit says is how much could still be won. The limit
 counts forward and backward of every token of a batch, what its conversations begin with once, and
