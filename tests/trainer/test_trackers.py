@@ -123,6 +123,33 @@ def test_a_tracker_that_cannot_even_start_does_not_end_the_run(run, noted, monke
     assert "no key" in caplog.text
 
 
+def test_a_tracker_that_exits_ends_neither_the_run_nor_the_others(run, noted, monkeypatch, caplog):
+    class Leaving(Noted):
+        def log(self, step, values, episodes):
+            raise SystemExit("wandb: no key, so I leave")
+
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", Leaving)
+    with (
+        caplog.at_level(logging.WARNING, "mulligan"),
+        open_trackers(run, recipe_with(run, "wandb", "tensorboard")) as sink,
+    ):
+        sink.append(lines(run.metrics)[0])
+
+    assert "I leave" in caplog.text
+    assert sorted(Noted.last.steps) == [1]
+
+
+def test_records_that_cannot_be_read_end_what_is_tracked_and_not_the_run(run, noted, caplog):
+    run.timings.write_text("{broken\n")
+    with (
+        caplog.at_level(logging.WARNING, "mulligan"),
+        open_trackers(run, recipe_with(run, "tensorboard")) as sink,
+    ):
+        sink.append(lines(run.metrics)[0])
+
+    assert "the run goes on" in caplog.text
+
+
 def test_a_tracker_that_is_not_installed_is_named_with_the_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 

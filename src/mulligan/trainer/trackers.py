@@ -182,15 +182,18 @@ class Trackers:
         due = [name for name in self._open if step > self._sent.get(name, 0)]
         if not due:
             return
+        for name in due:
+            with self._failures_of(name):
+                self._open[name].log(step, *self._content(step, metrics))
+                self._sent[name] = step
+        write_atomically(self._run.tracked, json.dumps({"id": self._id, "sent": self._sent}) + "\n")
+
+    def _content(self, step: int, metrics: Row) -> tuple[dict[str, float], list[Row]]:
+        """Return the numbers of a step, and now and then some of its episodes."""
         timing = next(_newest(self._run.timings), {})
         values = _values({**metrics, **(timing if timing.get("step") == step else {})})
         with_table = step == 1 or step % _EVERY == 0
-        episodes = _sampled(self._run.episodes, step) if with_table else []
-        for name in due:
-            with self._failures_of(name):
-                self._open[name].log(step, values, episodes)
-                self._sent[name] = step
-        write_atomically(self._run.tracked, json.dumps({"id": self._id, "sent": self._sent}) + "\n")
+        return values, _sampled(self._run.episodes, step) if with_table else []
 
     def close(self) -> None:
         """Let every tracker send what is left."""
@@ -204,7 +207,7 @@ class Trackers:
         """Say what a tracker failed with, and leave it alone from then on."""
         try:
             yield
-        except Exception as error:  # whatever a tracker does wrong, the run goes on
+        except (Exception, SystemExit) as error:  # whatever a tracker does, the run goes on
             self._open.pop(name, None)
             first_line = str(error).partition("\n")[0] or type(error).__name__
             log.warning(
