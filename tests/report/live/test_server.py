@@ -5,9 +5,10 @@ import urllib.request
 
 import pytest
 
+from mulligan.report.live.details import run_details
 from mulligan.storage.run_folder import RunFolder
 from serving import fetch, fetch_json, served
-from tiny import run_cli
+from tiny import lines, run_cli
 
 pytest.importorskip("fastapi")
 
@@ -42,6 +43,19 @@ def test_a_run_has_curves_a_table_and_its_settings(url):
     assert run["table"][0][0] == "First try"
     assert "name: tiny" in run["settings"]
     assert run["report"]
+
+
+def test_a_step_whose_numbers_were_not_finite_is_left_out_of_the_curves(tiny_run, tmp_path):
+    run = RunFolder(shutil.copytree(tiny_run, tmp_path / "run"))
+    rows = lines(run.metrics)
+    rows[1] |= {"logprob_mismatch": "NaN", "loss": None, "gradient_norm": None, "skipped": True}
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    curves = {each["title"]: each["points"] for each in run_details(run)["curves"]}
+
+    assert [step for step, _ in curves["Mismatch of log-probs, engine and trainer"]] == [1, 3, 4]
+    assert [step for step, _ in curves["Norm of the gradient"]] == [1, 3, 4]
+    assert [step for step, _ in curves["Mean reward"]] == [1, 2, 3, 4]
 
 
 def test_episodes_come_in_pages_with_filters(url):

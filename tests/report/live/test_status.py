@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +82,44 @@ def test_a_run_that_cannot_be_read_is_listed_with_the_reason(half_done):
 
     assert status.state == "unreadable"
     assert "is not YAML" in status.problem
+
+
+def test_a_folder_that_may_not_be_looked_into_is_listed_and_hides_no_other(half_done, monkeypatch):
+    folder = half_done.path.parent
+    (folder / "another").mkdir()
+    real = Path.is_file
+
+    def is_file(path):
+        if path.parent.name == "another":
+            raise PermissionError(13, "Permission denied")  # chmod would not stop root
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+
+    states = {each.path.name: read_status(each).state for each in find_runs(folder)}
+
+    assert states == {"another": "unreadable", "half": "stopped"}
+
+
+def test_a_folder_of_runs_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    outcome = run_cli("runs", tmp_path)
+
+    assert outcome.code == 1
+    assert "Permission denied" in outcome.err
+
+
+def test_a_record_with_text_for_a_number_makes_one_run_unreadable(half_done):
+    half_done.timings.write_text('{"schema": 1, "step": 1, "rollout": "x", "update": 1.5}\n')
+
+    with hold(half_done.path):
+        status = read_status(half_done)
+
+    assert status.state == "unreadable"
+    assert "damaged" in status.problem
 
 
 def test_runs_are_found_in_a_folder_and_a_run_stands_for_itself(half_done, tmp_path):

@@ -1,5 +1,6 @@
 """What the page shows of one run, and of several side by side, as plain JSON values."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,11 +63,18 @@ def comparison_as_json(made: Comparison) -> dict[str, Any]:
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    points = [
+        (row["step"], row[name]) for row in rows if _is_number(row.get("step"), row.get(name))
+    ]
     if len(points) <= _POINTS:
         return points
     last = len(points) - 1
     return [points[last * place // (_POINTS - 1)] for place in range(_POINTS)]
+
+
+def _is_number(*values: object) -> bool:
+    """Whether all can be drawn: what is not finite is stored as text."""
+    return all(isinstance(each, int | float) and math.isfinite(each) for each in values)
 
 
 def _solved(table: Table) -> list[list[str]]:

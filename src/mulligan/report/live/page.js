@@ -3,6 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const NAMESPACE = "http://www.w3.org/2000/svg";
+const MOST_COMPARED = 8; // runs that the server sets side by side
 let runs = null; // not known until the server has said it
 let chosen = new Set(); // names of the runs whose boxes are ticked
 let shown = null; // details of the run that is open
@@ -24,7 +25,8 @@ function make(name, attributes = {}, ...children) {
 async function get(path) {
   const response = await fetch(path);
   const content = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(content.error || content.detail || `error ${response.status}`);
+  const detail = typeof content.detail === "string" ? content.detail : null;
+  if (!response.ok) throw new Error(content.error || detail || `error ${response.status}`);
   return content;
 }
 
@@ -44,8 +46,12 @@ function paintRuns() {
   const focused = document.activeElement && document.activeElement.id;
   body.replaceChildren(...runs.map(runRow));
   $("no-runs").hidden = runs.length > 0;
-  $("compare").disabled = chosen.size < 2;
+  allowCompare();
   if (focused && focused.startsWith("pick-") && $(focused)) $(focused).focus();
+}
+
+function allowCompare() {
+  $("compare").disabled = chosen.size < 2 || chosen.size > MOST_COMPARED;
 }
 
 function runRow(run, number) {
@@ -54,7 +60,7 @@ function runRow(run, number) {
   box.addEventListener("change", () => {
     if (box.checked) chosen.add(run.name);
     else chosen.delete(run.name);
-    $("compare").disabled = chosen.size < 2;
+    allowCompare();
   });
   const link = make("a", { href: `#run=${encodeURIComponent(run.name)}` }, run.name);
   const bar = make("progress", { max: "1", value: String(run.share) });
@@ -153,7 +159,9 @@ const short = (value) => String(Number(value.toPrecision(3))).replace("-", "−"
 async function showEpisodes() {
   if (!shown) return;
   const name = shown.name;
-  const query = new URLSearchParams(new FormData($("filter")));
+  const filter = $("filter");
+  filter.elements.leaked.disabled = filter.elements.source.value === "training"; // known for trials only
+  const query = new URLSearchParams(new FormData(filter));
   if (query.get("leaked") === "") query.delete("leaked");
   if (place !== null) query.set("before", place);
   const number = ++asked;

@@ -62,15 +62,27 @@ class RunStatus:
 def find_runs(folder: Path) -> list[RunFolder]:
     """Return the runs directly in a folder, or the folder itself where it is a run.
 
+    One that this user may not look into counts as a run: its status says that it is unreadable.
+
     Raises:
-        MulliganError: there is no such folder.
+        MulliganError: there is no such folder, or it cannot be read.
     """
-    if not folder.is_dir():
-        raise MulliganError(f"No folder {str(folder)!r}. Give the folder that holds the runs.")
-    if RunFolder(folder).config.is_file():
-        return [RunFolder(folder)]
-    inside = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
-    return [RunFolder(each) for each in inside if RunFolder(each).config.is_file()]
+    try:
+        if not folder.is_dir():
+            raise MulliganError(f"No folder {str(folder)!r}. Give the folder that holds the runs.")
+        if RunFolder(folder).config.is_file():
+            return [RunFolder(folder)]
+        inside = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+    except OSError as error:
+        raise MulliganError(f"Cannot read the folder {str(folder)!r}: {error.strerror}.") from error
+    return [RunFolder(each) for each in inside if _may_be_run(each)]
+
+
+def _may_be_run(folder: Path) -> bool:
+    try:
+        return RunFolder(folder).config.is_file()
+    except OSError:
+        return True
 
 
 def read_status(run: RunFolder) -> RunStatus:
@@ -91,6 +103,8 @@ def read_status(run: RunFolder) -> RunStatus:
         )
     except (MulliganError, OSError) as error:
         return RunStatus(name, "unreadable", problem=str(error))
+    except (TypeError, ValueError) as error:  # a record that holds something else than it should
+        return RunStatus(name, "unreadable", problem=f"A record of it is damaged: {error}.")
 
 
 class StatusReader:
