@@ -32,7 +32,6 @@ MENU = {
         "engines.md",
         "studies.md",
         "scale.md",
-        "multi_gpu.md",
         "performance.md",
     ],
     "What holds": [
