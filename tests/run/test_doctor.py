@@ -1,5 +1,8 @@
+import re
 import socket
+import tomllib
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +10,8 @@ from mulligan.models.load import INSTALL_DEFAULT_MODEL
 from mulligan.run import doctor
 from mulligan.run.doctor import examine
 from tiny import run_cli
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +56,15 @@ def test_a_missing_package_of_some_commands_is_a_note_with_its_purpose(tmp_path,
     assert found.level == "note"
     assert "track: [wandb]" in found.says
     assert found.remedy == "pip install wandb"
+
+
+def test_every_package_of_an_extra_is_looked_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    users = [each for name, each in extras.items() if name not in ("dev", "dev-slow", "docs")]
+    packages = {re.match(r"[\w-]+", each).group() for extra in users for each in extra}
+
+    assert packages <= set(doctor.OPTIONAL)
 
 
 def test_runs_go_to_a_folder_that_does_not_exist_yet(tmp_path):

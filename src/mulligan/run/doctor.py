@@ -26,7 +26,11 @@ OPTIONAL = {
     "peft": "LoRA",
     "bitsandbytes": "train.optimizer=adamw_8bit",
     "reasoning-gym": "tasks named reasoning_gym:NAME",
+    "jsonschema": "the task json_schema",
+    "duckdb": "the task sql on DuckDB files",
+    "bfcl-eval": "the task bfcl",
     "fastapi": "mulligan watch and mulligan serve",
+    "uvicorn": "mulligan watch and mulligan serve",
     "lm-eval": "mulligan forget --tasks",
     "tensorboard": "track: [tensorboard]",
     "wandb": "track: [wandb]",
@@ -34,8 +38,12 @@ OPTIONAL = {
 }
 """Distributions that only some commands need, and what they are for."""
 
-_INSTALLED_BY = {"fastapi": "fastapi uvicorn", "lm-eval": "'lm-eval[hf]'"}
-"""Where something other than, or more than, the distribution itself has to be installed."""
+_INSTALLED_BY = {
+    "fastapi": "fastapi uvicorn",
+    "lm-eval": "'lm-eval[hf]'",
+    "bfcl-eval": "--no-deps bfcl-eval==2026.3.23",
+}
+"""Where something other than the distribution itself has to be installed."""
 
 _GIB = 2**30
 _LEAST_MEMORY_GIB = 6.0
