@@ -87,7 +87,7 @@ def _publish(target: Path, runs: Path, file: Path) -> None:
 
 def show(
     target: Target,
-    count: Annotated[int, typer.Option("--count", "-n", help="How many episodes.")] = 3,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many episodes.")] = 3,
     runs: Runs = Path("runs"),
 ) -> None:
     """Print the newest episodes: failure, reflection, retry."""

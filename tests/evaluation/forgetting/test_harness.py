@@ -1,5 +1,7 @@
 import importlib.util
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -62,6 +64,19 @@ def test_a_bigbench_task_is_read_from_its_package_or_named_with_the_command(tmp_
         harness._write_packaged("bigbench:snark", tmp_path)
     with pytest.raises(MulliganError, match="leaves the folder"):
         harness._write_packaged("bigbench:../../etc", tmp_path)
+
+
+def test_a_task_whose_data_cannot_be_loaded_is_named_with_what_to_do(tmp_path, monkeypatch):
+    def refuse(**options):
+        raise ConnectionError("Couldn't reach 'Rowan/hellaswag' on the Hub\nand more")
+
+    fakes = {"lm_eval": {"simple_evaluate": refuse}, "lm_eval.models": {}}
+    fakes |= {"lm_eval.models.huggingface": {"HFLM": SimpleNamespace}}
+    for name, content in fakes.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
+
+    with pytest.raises(MulliganError, match=r"hellaswag: Couldn't reach .* check the network"):
+        harness.ask(SimpleNamespace(device="cpu"), None, ["hellaswag"], None, 3)
 
 
 @needs_harness

@@ -77,21 +77,33 @@ def ask(
     manager: Any,
     limit: int | None,
 ) -> dict[str, Any]:
-    """Return what the harness itself says of a model."""
+    """Return what the harness itself says of a model.
+
+    Raises:
+        MulliganError: the harness fails, for instance because a task's data cannot be loaded.
+    """
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
     wrapped = HFLM(
         pretrained=model, tokenizer=tokenizer, batch_size=_BATCH, device=str(model.device)
     )
-    results: dict[str, Any] = simple_evaluate(
-        model=wrapped,
-        tasks=list(names),
-        task_manager=manager,
-        limit=limit,
-        bootstrap_iters=0,
-        log_samples=True,
-    )
+    try:
+        results: dict[str, Any] = simple_evaluate(
+            model=wrapped,
+            tasks=list(names),
+            task_manager=manager,
+            limit=limit,
+            bootstrap_iters=0,
+            log_samples=True,
+        )
+    except Exception as error:  # whatever the harness, its tasks and their data sets raise
+        first_line = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise MulliganError(
+            f"lm-eval could not ask {', '.join(names)}: {first_line} Data of most tasks come from "
+            "a hub: check the network, or name tasks whose data are here (mmlu_dev, your own by "
+            "--include_path)."
+        ) from error
     return results
 
 
