@@ -65,12 +65,20 @@ def _range(folder: Path) -> str:
     if not found:
         return _NOT_YET
     (worst, low), (best, high) = found[0], found[-1]
-    slower = [title for title, each in found if each["high"] < 1]
     return (
         f"The worst case is {worst}: {_ratio(low)}. The best is {best}: {_ratio(high)}. "
-        f"{'Slower than a peer: ' + '; '.join(slower) if slower else 'No case is slower'}.\n\n"
+        f"{_not_faster(found)}\n\n"
         "![How many times as fast as each peer, from worst to best](results/ratios.svg)"
     )
+
+
+def _not_faster(found: Sequence[tuple[str, Mapping[str, float]]]) -> str:
+    """Say which cases are slower than a peer, and which may be."""
+    slower = [title for title, each in found if each["high"] < 1]
+    open_ = [title for title, each in found if each["low"] <= 1 <= each["high"]]
+    parts = [f"Slower than a peer: {'; '.join(slower)}."] if slower else []
+    parts += [f"Neither faster nor slower for certain: {'; '.join(open_)}."] if open_ else []
+    return " ".join(parts) or "No case is slower than a peer."
 
 
 def _training(folder: Path) -> str:

@@ -63,6 +63,14 @@ def test_the_worst_case_stands_beside_the_best(folder):
     assert "The worst case is rollouts, one: transformers: 0.50 [0.50, 0.50]." in page
     assert "The best is training, one: trl: 4.00 [4.00, 4.00]." in page
     assert "Slower than a peer: rollouts, one: transformers." in page
+    assert "Neither faster nor slower for certain: gpu, one: vllm eager." in page
+
+
+def test_only_where_every_interval_is_above_one_is_no_case_called_slower(folder):
+    for name, seconds in (("rollouts", 2.0), ("gpu", 2.0)):
+        (folder / f"{name}.json").write_text(json.dumps(result(name, {"vllm eager": seconds})))
+
+    assert "No case is slower than a peer." in write(folder).read_text()
 
 
 def test_what_was_not_measured_is_said_to_be_so(folder):
