@@ -133,7 +133,7 @@ def watch(
     require_web_packages("watch")
     from mulligan.report.live.server import LOOPBACK, make_server, open_port
 
-    find_runs(folder)  # a folder that is missing is said before anything is served
+    find_runs(folder)  # a missing folder is an error before anything is served
     listening = open_port(host, port)
     address = web_address(host, listening)
     console.print(f"{address} (Ctrl-C stops it)", highlight=False)

@@ -74,7 +74,7 @@ def forget(session: Session, asked: Asked) -> Forgetting:
     trained = trained_model(session.run, session.recipe)
     own, foreign = _split_names(session, asked)
     with tempfile.TemporaryDirectory() as folder:
-        # Unknown names are said before anything is loaded.
+        # Unknown names are refused before anything is loaded.
         with waiting("looking for the tasks"):
             prepared = (
                 harness.prepare(foreign, Path(folder), asked.include_path) if foreign else None
@@ -128,7 +128,7 @@ def _split_names(session: Session, asked: Asked) -> tuple[dict[str, Task], list[
 
 
 def _available(names: Sequence[str]) -> Iterator[tuple[str, Task]]:
-    """Yield the tasks that are installed; the others are said."""
+    """Yield the tasks that are installed, and log the others."""
     for name in names:
         try:
             task = load_task(name)
@@ -204,7 +204,7 @@ def _choices(
     models: "Mapping[Checkpoint, PreTrainedModel]",
     tokenizer: "PreTrainedTokenizerBase",
 ) -> Iterator[Outcome]:
-    """Yield the outcome of every item of this package's tasks; what does not fit is said."""
+    """Yield the outcome of every item of this package's tasks; what does not fit is logged."""
     settings = session.recipe.verify
     conversations = session.conversations(models["trained"], tokenizer)
     for name, task in tasks.items():

@@ -1,8 +1,8 @@
 """Experiment trackers: TensorBoard, Weights & Biases, trackio.
 
 A run's own files hold everything; a tracker gets a copy of each step, under the names that users of
-TRL's trainers know. A tracker that fails is said once and left alone: it never ends a run. A run
-that is resumed continues its curve, and steps that are done again are not logged twice.
+TRL's trainers know. A failure of a tracker is logged once, and it gets no more steps: it never ends
+a run. A resumed run continues its curve, and steps that are done again are not logged twice.
 """
 
 import importlib.util
@@ -204,7 +204,7 @@ class Trackers:
 
     @contextmanager
     def _failures_of(self, name: str) -> Iterator[None]:
-        """Say what a tracker failed with, and leave it alone from then on."""
+        """Log what a tracker failed with, and send it nothing more."""
         try:
             yield
         except (Exception, SystemExit) as error:  # whatever a tracker does, the run goes on
