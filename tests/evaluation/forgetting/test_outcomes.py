@@ -55,6 +55,16 @@ def test_a_task_on_which_the_original_only_guesses_tells_nothing():
     assert {row.n for row in pooled(by_task([*guessing, *able]), ALL, 0.02)} == {100}
 
 
+def test_items_of_two_tasks_are_drawn_apart_although_both_number_them_from_zero():
+    lost = outcomes("a", (60, 1, 1, 1), (40, 1, 1, 0))
+    won = outcomes("b", (60, 1, 1, 1), (40, 0, 0, 1))
+
+    [_, step, _] = pooled(by_task([*lost, *won]), ALL, 0.02)
+
+    assert step.difference.value == 0.0
+    assert step.difference.low < -0.05 < 0.05 < step.difference.high
+
+
 @pytest.mark.parametrize(
     ("counts", "conclusion"),
     [

@@ -97,7 +97,7 @@ def _resampled(items: Sequence[Outcome], first: Checkpoint, second: Checkpoint) 
     return resample_pairs(
         [item.passed[first] for item in items],
         [item.passed[second] for item in items],
-        [item.id for item in items],
+        [f"{item.task}/{item.id}" for item in items],  # tasks number their items alike
     )
 
 
