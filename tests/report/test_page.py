@@ -102,6 +102,13 @@ def test_the_same_run_gives_the_same_bytes(run):
     assert write_report(run).read_bytes() == first
 
 
+def test_the_commands_of_the_page_need_no_file_but_the_runs_own(finished_run, finished_page):
+    text, folder = Reader(finished_page).text, f"runs/{finished_run.name}"
+
+    assert f"mulligan run {folder}/config.yaml name=again" in text
+    assert set(re.findall(r"mulligan \w+ (\S+)", text)) <= {folder, f"{folder}/config.yaml"}
+
+
 def test_the_warm_up_is_named_in_the_open(finished_page):
     assert "first warmed up by supervised training" in Reader(finished_page).text
 

@@ -59,9 +59,9 @@ def stages(run: RunContent) -> Iterator[Html]:
 
 def commands(run: RunContent) -> Iterator[Html]:
     """Yield the commands that make the numbers of this page."""
-    recipe, folder = f"{run.settings.get('name', run.name)}.yaml", f"runs/{run.name}"
+    folder = f"runs/{run.name}"
     lines = {
-        f"mulligan run {recipe}": f"a recipe of the settings above: every stage, into {folder}",
+        f"mulligan run {folder}/config.yaml name=again": "the same run once more, under a new name",
         f"mulligan report {folder} --json": "the table, computed from evaluation/*.jsonl",
         f"mulligan report {folder}": "this page",
         f"mulligan show {folder}": "more episodes, in the terminal",
