@@ -188,6 +188,7 @@ def test_the_json_has_the_promised_shape_and_survives_a_round_trip(small):
     printed = json.loads(json.dumps(table_as_json(table(small)), allow_nan=False))
 
     assert list(printed)[:2] == ["cells", "differences"]
+    assert "parts" not in printed  # it is of one task
     assert set(printed["cells"][0]) == {"column", "when", "passed", "n", "low", "high"}
     for row in printed["differences"]:
         assert {"name", "difference", "low", "high"} <= row.keys()

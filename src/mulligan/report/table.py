@@ -57,7 +57,7 @@ def table_as_json(made: Table) -> dict[str, Any]:
     A difference's ``column`` is its ``name``, as version 0.1.0 called it. ``parts`` has a table
     for each part of a mix of tasks.
     """
-    return {
+    found: dict[str, Any] = {
         "cells": [asdict(cell) for cell in made.cells],
         "differences": [{**asdict(row), "column": row.name} for row in made.differences],
         "endpoints": [asdict(endpoint) for endpoint in made.endpoints],
@@ -75,8 +75,9 @@ def table_as_json(made: Table) -> dict[str, Any]:
         "lengths": [asdict(length) for length in made.lengths],
         "entropies": [asdict(entropy) for entropy in made.entropies],
         "size": {size.when: _without_when(size) for size in made.sizes},
-        "parts": {name: _without_endpoints(part) for name, part in made.parts},
     }
+    parts = {name: _without_endpoints(part) for name, part in made.parts}
+    return found | ({"parts": parts} if parts else {})
 
 
 def _without_endpoints(part: Table) -> dict[str, Any]:
