@@ -41,7 +41,7 @@ MODEL_FILES = (
 )
 """Of a checkpoint's files; the state of the optimizer stays here."""
 _NOT_FOR_THE_HUB = ("training_state",)
-_OF_THIS_MACHINE = {
+_OF_THIS_MACHINE: Mapping[str, Any] = {
     "url": "http://localhost:8000/v1",
     "python": "python",
     "arguments": (),

@@ -231,7 +231,8 @@ def make_vllm(
         control = Control(Client(root, api_key_env=key, timeout_s=timeout_s))
         context = _require_exact_tokens(client, model, tokenizer)
         control.weight_version()
-        push = _push(settings["weights"], control, folder, root, model, process and policy)
+        started = policy if process is not None else None
+        push = _push(settings["weights"], control, folder, root, model, started)
     except BaseException:
         if process is not None:
             process.close()
