@@ -15,6 +15,7 @@ from mulligan.config import override_recipe
 from mulligan.engines.registry import Surroundings, find_engine
 from mulligan.engines.server import connect
 from mulligan.engines.vllm.control import Control
+from mulligan.engines.vllm.engine import ON_A_CPU
 from mulligan.engines.vllm.process import VllmProcess
 from mulligan.engines.vllm.weights import save_model
 from mulligan.errors import MulliganError
@@ -35,15 +36,6 @@ TEXTS = (
     # More than a block of the prefix cache, so that stale keys and values would be used again.
     "The old keeper counted the boats as they came in. " * 30,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_cache():
-    before = os.environ.get("VLLM_CPU_KVCACHE_SPACE")
-    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
-    yield
-    if before is None:
-        del os.environ["VLLM_CPU_KVCACHE_SPACE"]
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +234,7 @@ def test_killed_in_a_rollout_killed_in_a_push_and_restarted_with_old_weights(
     tokenizer.save_pretrained(tmp_path / "start")
 
     def start():
-        arguments = ["--enforce-eager", "--max-model-len", "256"]
+        arguments = [*ON_A_CPU, "--max-model-len", "256"]
         process = VllmProcess(
             str(PYTHON), tmp_path / "start", "float32", tmp_path / "log", arguments
         )

@@ -198,6 +198,12 @@ class VllmEngine:
             )
 
 
+ON_A_CPU = ("--enforce-eager", "--kv-cache-memory-bytes", str(4 << 30))
+"""vLLM packs matrices into closures, which only an eager model rebuilds on a reload; and of its own
+accord it wants 92% of all memory, which the trainer needs as well. 4 GiB is what the local engine's
+caches may take."""
+
+
 def make_vllm(
     settings: Mapping[str, Any],
     policy: "PreTrainedModel",
@@ -261,9 +267,7 @@ def _start(
     start = folder / START
     save_model(policy, start)
     tokenizer.save_pretrained(start)
-    # On a CPU vLLM packs matrices into closures, which only an eager model rebuilds on a reload.
-    eager = ["--enforce-eager"] if policy.device.type == "cpu" else []
-    arguments = [*eager, *settings["arguments"]]
+    arguments = [*(ON_A_CPU if policy.device.type == "cpu" else ()), *settings["arguments"]]
     return VllmProcess(settings["python"], start, dtype, folder / "vllm.log", arguments)
 
 
