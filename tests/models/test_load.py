@@ -77,6 +77,15 @@ def test_auto_takes_a_gpu_where_there_is_one(monkeypatch, there, taken):
     assert pick_device("auto") == taken
 
 
+def test_weights_of_other_sizes_than_the_configuration_says_are_refused(tmp_path):
+    folder = make_model_folder(tmp_path / "mixed")
+    config = json.loads((folder / "config.json").read_text())
+    config["intermediate_size"] *= 2
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MulliganError, match=r"other shapes than its config\.json says"):
+        load_model(str(folder), "float32", "cpu")
+
+
 def test_weights_that_are_not_numbers_are_refused(tmp_path):
     folder = make_model_folder(tmp_path / "nan")
     model, _ = load_model(str(folder), "float32", "cpu")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
 
 from memory_bench import NAMES, SETTINGS, planned_and_measured
 from mulligan.config import check_recipe, load_recipe
@@ -51,6 +51,42 @@ def planned(size, recipe, on_cpu=False):
 @pytest.mark.parametrize(("size", "billions"), [("1.5B", 1.54), ("7B", 7.62)])
 def test_weights_are_counted_with_tied_ones_once(size, billions):
     assert Shape.of(on_meta(size)).parameters / 1e9 == pytest.approx(billions, abs=0.01)
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 97}
+OTHERS = {
+    "gpt2": ({}, 128, 32, 32),
+    "bloom": ({}, 128, 32, 32),
+    "opt": ({"ffn_dim": 80, "word_embed_proj_dim": 32}, 80, 32, 32),
+    "mamba": ({"state_size": 8}, 64, 0, 0),
+    "gemma4_text": (
+        {
+            "num_key_value_heads": 2,
+            "intermediate_size": 48,
+            "head_dim": 8,
+            "global_head_dim": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "vocab_size_per_layer_input": 97,
+            "hidden_size_per_layer_input": 8,
+        },
+        48,
+        4 * (8 + 16) // 2,
+        2 * (8 + 16) // 2,
+    ),
+}
+"""Changes of the configuration; width of the MLP, query and key heads times their size."""
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_sizes_are_read_from_configurations_that_name_them_otherwise(kind):
+    changes, *expected = OTHERS[kind]
+    sizes = {**SMALL, **changes}
+    if kind == "mamba":
+        del sizes["num_attention_heads"]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
+    shape = Shape.of(model)
+    assert [shape.intermediate, shape.queries, shape.keys] == expected
 
 
 def test_training_all_weights_takes_their_known_bytes():

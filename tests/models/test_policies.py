@@ -11,7 +11,8 @@ from mulligan.logprobs.shared_prompt import GroupScorer
 from mulligan.models.load import load_model
 from mulligan.models.policies import FullPolicy, LoraPolicy
 from mulligan.models.weights import effective_weights
-from tiny import make_model_folder
+from mulligan.run.plan import make_plan
+from tiny import make_model_folder, tiny_recipe
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 PROMPT, COMPLETIONS = (5, 6, 7), [(8, 9, 10), (11,)]
@@ -148,6 +149,14 @@ def test_an_adapter_for_another_base_is_refused(tiny_llama, tmp_path, changes):
     other = make_model_folder(tmp_path / "other", **changes)
     with pytest.raises(MulliganError, match=r"does not fit model .* Use the base"):
         load_model(str(tmp_path / "adapter"), "float32", "cpu", base=str(other))
+
+
+def test_an_adapter_is_no_model_to_start_from(tiny_llama, tmp_path):
+    save(lora(tiny_llama)[0], tmp_path)
+    with pytest.raises(MulliganError, match=r"a whole model is needed here.*--merge"):
+        load_model(str(tmp_path), "float32", "cpu", base=str(tmp_path))
+    with pytest.raises(MulliganError, match="a whole model is needed here"):
+        make_plan(tiny_recipe(tmp_path))
 
 
 def test_an_adapter_that_names_no_base_is_refused(tiny_llama, tmp_path):

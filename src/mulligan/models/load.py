@@ -136,10 +136,15 @@ def load_config(name: str) -> Any:
     """Load a model's configuration alone.
 
     Raises:
-        MulliganError: there is no such model.
+        MulliganError: there is no such model, or it is an adapter without its base.
     """
     from transformers import AutoConfig
 
+    if _adapter_folder(name) is not None:
+        raise MulliganError(
+            f"{name!r} holds a LoRA adapter, and a whole model is needed here. Write one by "
+            "`mulligan export RUN --to FOLDER --merge`, and name that folder."
+        )
     return _load(AutoConfig.from_pretrained, name)
 
 
@@ -233,6 +238,13 @@ def _load(loader: Any, name: str, **options: Any) -> Any:
         raise MulliganError(
             f"Cannot load model {name!r}: {first_line} "
             "Give a Hub id that this machine can reach, or a folder with safetensors weights."
+        ) from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise MulliganError(
+            f"Cannot load model {name!r}: its weights have other shapes than its config.json says. "
+            "The two are of different checkpoints: copy both from the same one."
         ) from error
 
 

@@ -55,10 +55,11 @@ class Shape:
     tied: bool
     """Whether the head is the input embedding."""
     layers: int
+    """Where they differ, the sizes below are their mean."""
     hidden: int
     intermediate: int
     queries: int
-    """Query heads times head size."""
+    """Query heads times head size; 0 without attention."""
     keys: int
     """Key heads times head size."""
     context: int | None
@@ -67,9 +68,10 @@ class Shape:
     def of(cls, model: "PreTrainedModel") -> "Shape":
         """Read the sizes of a model, whose weights need not exist."""
         config: Any = model.config.get_text_config()
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        key_heads = getattr(config, "num_key_value_heads", None) or heads
+        layers = [*getattr(config, "per_layer_config", ())] or [config]  # Gemma 4's differ
+        queries, keys = (
+            sum(each) // len(layers) for each in zip(*map(_heads, layers), strict=True)
+        )
         head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         return cls(
             parameters=sum(each.numel() for each in model.parameters()),
@@ -77,11 +79,28 @@ class Shape:
             tied=head.weight is model.get_input_embeddings().weight,
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
-            queries=heads * size,
-            keys=key_heads * size,
+            intermediate=sum(map(_intermediate, layers)) // len(layers),
+            queries=queries,
+            keys=keys,
             context=getattr(config, "max_position_embeddings", None),
         )
+
+
+def _heads(layer: Any) -> tuple[int, int]:
+    """Return query heads and key heads of a layer's configuration, times the size of a head."""
+    heads = getattr(layer, "num_attention_heads", None) or 0
+    if not heads:  # a state-space model
+        return 0, 0
+    size = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+    return heads * size, (getattr(layer, "num_key_value_heads", None) or heads) * size
+
+
+def _intermediate(layer: Any) -> int:
+    """Return the width of a layer's MLP, under the name that its configuration has for it."""
+    for name in ("intermediate_size", "ffn_dim", "n_inner"):
+        if isinstance(found := getattr(layer, name, None), int):
+            return found
+    return 4 * int(layer.hidden_size)  # what those do that do not say it
 
 
 @dataclass(frozen=True, slots=True)
