@@ -151,8 +151,9 @@ def test_an_adapter_for_another_base_is_refused(tiny_llama, tmp_path, changes):
         load_model(str(tmp_path / "adapter"), "float32", "cpu", base=str(other))
 
 
-def test_an_adapter_is_no_model_to_start_from(tiny_llama, tmp_path):
+def test_an_adapter_is_no_model_to_start_from(tiny_llama, tiny_tokenizer, tmp_path):
     save(lora(tiny_llama)[0], tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
     with pytest.raises(MulliganError, match=r"a whole model is needed here.*--merge"):
         load_model(str(tmp_path), "float32", "cpu", base=str(tmp_path))
     with pytest.raises(MulliganError, match="a whole model is needed here"):
