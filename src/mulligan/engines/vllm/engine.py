@@ -198,10 +198,15 @@ class VllmEngine:
             )
 
 
-ON_A_CPU = ("--enforce-eager", "--kv-cache-memory-bytes", str(4 << 30))
-"""vLLM packs matrices into closures, which only an eager model rebuilds on a reload; and of its own
-accord it wants 92% of all memory, which the trainer needs as well. 4 GiB is what the local engine's
-caches may take."""
+ON_A_CPU = (
+    "--enforce-eager",
+    "--no-enable-chunked-prefill",
+    *("--kv-cache-memory-bytes", str(4 << 30)),
+)
+"""What a server on a CPU is started with. vLLM packs matrices into closures, which only an eager
+model rebuilds on a reload. For a prompt that is read in pieces it turns back the generator of a
+request with a seed, which a CPU's generators refuse (seen with 0.32: the server ends). And of its
+own accord it wants 92% of all memory; 4 GiB is what the local engine's caches may take."""
 
 
 def make_vllm(
