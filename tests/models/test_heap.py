@@ -27,6 +27,22 @@ del blocks[::2]
 print(full - resident())
 """
 
+KEPT = """
+import re, sys
+from pathlib import Path
+from mulligan.models.heap import bound_freed_memory, keep_freed_memory
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+keep_freed_memory()
+blocks = [b"x" * (1 << 20) for _ in range(200)]
+del blocks[::2]
+full = resident()
+bound_freed_memory(int(sys.argv[1]) << 20)
+print(full - resident())
+"""
+
 AGAIN_AND_AGAIN = """
 import resource, sys
 from threading import Thread
@@ -68,6 +84,11 @@ def printed(program, *arguments):
 )
 def test_blocks_freed_amid_others_go_back_to_the_system(settings, least, most):
     assert least < printed(AMID_OTHERS, *settings) < most  # MiB, of 60
+
+
+def test_what_is_kept_goes_back_once_it_is_more_than_the_bound():
+    assert 90 < printed(KEPT, "50") < 110  # MiB, of 100 in holes
+    assert printed(KEPT, "500") < 2
 
 
 @pytest.mark.parametrize("where", ["main", "thread"])

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mulligan.config import Dtype, OptimizerKind
 from mulligan.errors import MulliganError
+from mulligan.models.heap import bound_freed_memory
 from mulligan.models.shards import has_shards, whole
 from mulligan.trainer.average import WeightAverage
 from mulligan.trainer.distributed import ALONE, Processes
@@ -157,6 +158,7 @@ class PolicyOptimizer:
         self.scheduler.step()
         self._average(done=self.scheduler.last_epoch)
         self.policy.eval()
+        bound_freed_memory()
         return Update(total, norm, rate, applied)
 
     def _clip(self) -> float:

@@ -24,6 +24,7 @@ from mulligan.engines.local.prefix_cache import PrefixStore, common_length
 from mulligan.engines.local.sampling import draw, uniforms
 from mulligan.errors import MulliganError
 from mulligan.models.architecture import may_be_padded, why_not_shared
+from mulligan.models.heap import bound_freed_memory
 from mulligan.models.load import context_length
 from mulligan.models.template import stop_ids
 from mulligan.types import Completion, Sampling, TokenIds
@@ -121,6 +122,7 @@ class LocalEngine:
             found = self._generate(prompts, n, sampling, first)
         finally:
             self.model.train(was_training)
+        bound_freed_memory()
         return [[found[first + i, j] for j in range(n)] for i in range(len(prompts))]
 
     def _generate(
