@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,8 +8,10 @@ from mulligan.objectives.objective import make_objective
 from mulligan.study.acceptance import NAMES
 from mulligan.study.outcomes import outcomes_of
 from mulligan.study.plan import plan
+from tiny import run_cli
 
-STUDIES = sorted((Path(__file__).parent.parent / "studies").glob("*.yaml"))
+ROOT = Path(__file__).parent.parent
+STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -53,3 +57,16 @@ def test_the_study_of_consolidation_compares_what_its_claim_names_on_the_same_pr
     assert arms["more_warm_up"].sft.examples > arms["method"].sft.examples
     assert len({(each.collect, each.evaluate) for each in arms.values()}) == 1
     assert set(NAMES.values()) <= set(outcomes_of(arms["consolidated"]))
+
+
+@pytest.mark.slow
+def test_the_published_record_of_ten_seeds_follows_from_the_published_verdicts(tmp_path):
+    published = ROOT / "docs" / "results"
+    shutil.copytree(published / "demo_seeds", tmp_path / "demo_seeds" / "results")
+    made = tmp_path / "record.json"
+    study = ROOT / "studies" / "demo_seeds.yaml"
+    outcome = run_cli("study", study, "--table", "--runs", tmp_path, "--accept", made)
+
+    assert outcome.code == 0, outcome.err
+    record, again = (json.loads(file.read_text()) for file in (published / "demo_seeds.json", made))
+    assert record | {"command": ""} == again | {"command": ""}
