@@ -113,12 +113,20 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+class Service(ThreadingHTTPServer):
+    """Books rooms."""
+
+    request_queue_size = 128
+    """Connections that wait to be taken: a batch of answers comes at once, and of more than the
+    usual five the others may be reset."""
+
+
 def start(port: int = 0) -> ThreadingHTTPServer:
     """Start the service in a thread, on this machine only; port 0 takes a free one."""
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = Service(("127.0.0.1", port), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 
 
 if __name__ == "__main__":
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+    Service(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
