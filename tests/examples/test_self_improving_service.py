@@ -130,11 +130,11 @@ def test_the_circle_closes_with_a_tiny_model(tiny_llama, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(5500)
 def test_the_real_model_gets_better_at_requests_that_it_was_never_trained_on(tmp_path):
     said = go_round(tmp_path / "out", timeout=5400)
     shares, change, _ = check_result(tmp_path / "out", 300)
     assert len(shares) == 2
-    assert (
-        said.count("goes on with new weights") == 1
-    )  # one server, from the first request to the last
-    assert change["value"] > 0
+    # One server, from the first request to the last.
+    assert said.count("goes on with new weights") == 1
+    assert change["low"] > 0
