@@ -16,7 +16,8 @@ which trades time for memory, gives them back.
 """
 
 import ctypes
-import os
+
+from mulligan.models.memory import machine_memory
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -47,10 +48,8 @@ def bound_freed_memory(most: int | None = None) -> None:
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallinfo2"):  # glibc 2.33 has it
         return
-    if most is None:
-        most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8
     library.mallinfo2.restype = _Mallinfo2
-    if library.mallinfo2().free > most:
+    if library.mallinfo2().free > (machine_memory() // 8 if most is None else most):
         library.malloc_trim(ctypes.c_size_t(0))
 
 

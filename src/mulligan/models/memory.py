@@ -7,6 +7,7 @@ because gradient checkpointing keeps large blocks out of the C library's heap (`
 Checked against the measured peak of the 135M model (``tests/models/test_memory.py``).
 """
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 GIB = 2**30
+
+
+def machine_memory() -> int:
+    """Return the main memory of this machine, in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def logits_at_once(device_type: str) -> int:

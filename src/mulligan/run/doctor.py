@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from mulligan import __version__
 from mulligan.errors import MulliganError
 from mulligan.models.load import DEFAULT_MODEL, INSTALL_DEFAULT_MODEL, cache_folder, packaged_gguf
+from mulligan.models.memory import GIB, machine_memory
 
 Level = Literal["ok", "note", "missing"]
 
@@ -45,7 +46,6 @@ _INSTALLED_BY = {
 }
 """Where something other than the distribution itself has to be installed."""
 
-_GIB = 2**30
 _LEAST_MEMORY_GIB = 6.0
 """What a run of the default model takes at most, with room for the system."""
 _LEAST_DISK_GIB = 5.0
@@ -103,7 +103,7 @@ def _devices() -> Iterator[Check]:
 
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
-        memory = properties.total_memory / _GIB
+        memory = properties.total_memory / GIB
         yield Check("ok", f"cuda:{number}", f"{properties.name}, {memory:.0f} GiB")
     if not torch.cuda.is_available():
         yield Check("note", "GPU", "none that torch can use: runs use the CPU")
@@ -111,7 +111,7 @@ def _devices() -> Iterator[Check]:
 
 
 def _memory() -> Check:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
+    total = machine_memory() / GIB
     says = f"{total:.1f} GiB"
     if total < _LEAST_MEMORY_GIB:
         remedy = "Use a smaller generate.memory_gib and train.tokens_at_once."
@@ -123,7 +123,7 @@ def _disk(folder: Path) -> Check:
     existing = next(each for each in [folder.resolve(), *folder.resolve().parents] if each.exists())
     if not os.access(existing, os.W_OK):
         return Check("missing", "disk", f"{existing} cannot be written", "Give --runs FOLDER.")
-    free = shutil.disk_usage(existing).free / _GIB
+    free = shutil.disk_usage(existing).free / GIB
     says = f"{free:.1f} GiB free in {existing}"
     if free < _LEAST_DISK_GIB:
         return Check("note", "disk", says, "Free some space, or lower train.keep_checkpoints.")

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from mulligan.config import Recipe
 from mulligan.evaluation.controls import controls_of
 from mulligan.models.load import load_config, pick_device
-from mulligan.models.memory import GIB, Demands, Shape, StageMemory, advice, plan_stages
+from mulligan.models.memory import (
+    GIB,
+    Demands,
+    Shape,
+    StageMemory,
+    advice,
+    machine_memory,
+    plan_stages,
+)
 from mulligan.objectives.objective import make_objective
 
 PROMPT_TOKENS = 400
@@ -89,12 +97,10 @@ def _adapter_weights(model: object, recipe: Recipe) -> int:
 
 def _memory_of(device: str) -> int | None:
     """Return the memory of this machine, or of one of its devices, in bytes, where it is known."""
-    import os
-
     import torch
 
     if device == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return machine_memory()
     if device.startswith("cuda"):
         return int(torch.cuda.get_device_properties(device).total_memory)
     return None
