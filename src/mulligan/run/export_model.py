@@ -7,6 +7,7 @@ from pathlib import Path
 from mulligan.config import Dtype, Recipe
 from mulligan.errors import MulliganError
 from mulligan.models.load import ADAPTER_CONFIG, load_model, resolve_model
+from mulligan.run.session import first_model
 from mulligan.run.trained import trained_model, writes_model
 from mulligan.storage.atomic import whole_folder
 from mulligan.storage.checkpoint import Checkpoints
@@ -54,7 +55,7 @@ def export_model(
     if target.exists():
         raise MulliganError(f"{target} exists already. Give a folder that does not.")
     checkpoint = trained_checkpoint(run, recipe)
-    base = str(run.warmed_up) if recipe.sft else recipe.model
+    base = first_model(run, recipe)
     if recipe.lora is not None and not merge:
         if dtype is not None:
             raise MulliganError("An adapter is exported as it was trained: give --merge too.")

@@ -22,6 +22,7 @@ from mulligan.models.load import ADAPTER_CONFIG, DEFAULT_MODEL
 from mulligan.report.table import table_as_json
 from mulligan.run.export_model import name_base, write_merged
 from mulligan.run.model_card import Base, base_of, model_card
+from mulligan.run.session import first_model
 from mulligan.run.trained import trained_model
 from mulligan.storage.atomic import whole_folder
 from mulligan.storage.run_folder import RunFolder
@@ -63,11 +64,8 @@ def export(run: RunFolder, recipe: Recipe, folder: Path, with_failures: bool = F
     Raises:
         MulliganError: the run is in training, the folder exists, or the run stored no failures.
     """
-    checkpoint, shown, base = (
-        trained_model(run, recipe),
-        shown_recipe(recipe),
-        base_of(recipe.model),
-    )
+    checkpoint = trained_model(run, recipe)
+    shown, base = shown_recipe(recipe), base_of(recipe.model)
     failures = run.newest_round.failures
     if folder.exists():
         raise MulliganError(f"{folder} exists already. Delete it, or name another folder.")
@@ -149,8 +147,7 @@ def _write_model(
     """
     is_adapter = (checkpoint / ADAPTER_CONFIG).is_file()
     if is_adapter and (recipe.sft or base.hub_id is None or recipe.model == DEFAULT_MODEL):
-        start = str(run.warmed_up) if recipe.sft else recipe.model
-        write_merged(checkpoint, start, recipe.dtype, folder)
+        write_merged(checkpoint, first_model(run, recipe), recipe.dtype, folder)
         return
     for path in _model_files(checkpoint):
         shutil.copyfile(path, folder / path.name)

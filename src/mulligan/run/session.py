@@ -159,7 +159,7 @@ class Session:
         """The model that training starts from: what the round before left, or the warm-up."""
         if self.start is not None:
             return self.start
-        return str(self.run.warmed_up) if self.recipe.sft else self.recipe.model
+        return first_model(self.run, self.recipe)
 
     def engine(
         self,
@@ -269,6 +269,11 @@ def _none_fits(generate: Generate, context: int, shortest: int) -> str:
         "generate.answer_tokens or generate.reflection_tokens, or use a model with a longer "
         "context."
     )
+
+
+def first_model(run: RunFolder, recipe: Recipe) -> str:
+    """Return the model that a run's training begins with, and that its adapters belong to."""
+    return str(run.warmed_up) if recipe.sft else recipe.model
 
 
 def conversations_of(

@@ -16,7 +16,7 @@ from mulligan.engines.registry import Surroundings, find_engine
 from mulligan.episodes.chat import ChatConversations
 from mulligan.episodes.conversation import Conversations
 from mulligan.errors import MulliganError
-from mulligan.run.session import conversations_of, recipe_of, stages_done
+from mulligan.run.session import conversations_of, first_model, recipe_of, stages_done
 from mulligan.serving.second_chance import Event, Method, Solution, solve, steps
 from mulligan.storage.run_folder import RunFolder
 from mulligan.tasks.base import Task
@@ -212,7 +212,7 @@ def _local(
     if recipe is None:
         model, tokenizer = load_model(weights, dtype)
     else:
-        base = str(run.warmed_up) if recipe.sft else recipe.model
+        base = first_model(run, recipe)
         model, tokenizer = load_model(weights, dtype, recipe.device, base=base)
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mulligan-"))
     surroundings = Surroundings(model, tokenizer, dtype, Path(folder))
