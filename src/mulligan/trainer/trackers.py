@@ -182,9 +182,11 @@ class Trackers:
         due = [name for name in self._open if step > self._sent.get(name, 0)]
         if not due:
             return
+        content = None
         for name in due:
             with self._failures_of(name):
-                self._open[name].log(step, *self._content(step, metrics))
+                content = content or self._content(step, metrics)
+                self._open[name].log(step, *content)
                 self._sent[name] = step
         write_atomically(self._run.tracked, json.dumps({"id": self._id, "sent": self._sent}) + "\n")
 
