@@ -228,15 +228,15 @@ class Session:
         bar = _progress_bar(self.console)
         with bar:
             row = bar.add_task(title, total=total, note="")
-            count, said = 0, time.monotonic()
+            said = time.monotonic()
 
             def advance(done: int, note: str = "") -> None:
-                nonlocal count, said
+                nonlocal said
                 bar.update(row, advance=done, note=note)
-                count += done
                 if not self.console.is_terminal and time.monotonic() - said >= LINE_EVERY:
                     said = time.monotonic()
-                    self.console.print(f"{title}: {count} of {total} {note}", highlight=False)
+                    count = bar.tasks[row].completed
+                    self.console.print(f"{title}: {count:.0f} of {total} {note}", highlight=False)
 
             yield advance
 
