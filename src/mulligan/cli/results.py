@@ -36,9 +36,6 @@ def report(
     ] = None,
 ) -> None:
     """Write a run's report and print its table; for a file of rows, print the table."""
-    from mulligan.evaluation.forgetting.records import read_forgetting
-    from mulligan.report.table import rows_of, table, table_as_json
-
     is_rows = target.suffix == ".json"
     if is_rows and (rows or figures or forgetting):
         raise MulliganError(
@@ -49,13 +46,10 @@ def report(
         return
     place = target if is_rows else find_run(target, None, runs)[1].path
     if as_json:
-        forgotten = None if is_rows else read_forgetting(RunFolder(place).forgetting)
-        measured = {"forgetting": asdict(forgotten)} if forgotten else {}
-        with waiting("computing the table"):
-            made = table_as_json(table(place))
-        print_json(made | measured)
+        _print_as_json(place)
     elif rows:
         from mulligan.evaluation.rows import write_rows
+        from mulligan.report.table import rows_of
 
         with waiting("writing the rows"):
             write_rows(rows_of(place), rows)
@@ -75,6 +69,18 @@ def report(
                 page = write_report(place)
             console.print(f"Report written to [bold]{page}[/]")
         show_table(place)
+
+
+def _print_as_json(place: Path) -> None:
+    """Print the table of a run's folder, with what the run forgot, or of a file of rows."""
+    from mulligan.evaluation.forgetting.records import read_forgetting
+    from mulligan.report.table import table, table_as_json
+
+    forgotten = None if place.is_file() else read_forgetting(RunFolder(place).forgetting)
+    measured = {"forgetting": asdict(forgotten)} if forgotten else {}
+    with waiting("computing the table"):
+        made = table_as_json(table(place))
+    print_json(made | measured)
 
 
 def _publish(target: Path, runs: Path, file: Path) -> None:
