@@ -1,9 +1,11 @@
 import json
 import shutil
+import signal
 
 import pytest
 import yaml
 
+from mulligan.evaluation.forgetting.choices import choose
 from mulligan.evaluation.forgetting.records import read_forgetting
 from mulligan.report.published import published_markdown, read_published
 from mulligan.run.session import recipe_of
@@ -60,6 +62,33 @@ def test_the_same_run_is_measured_the_same_twice_and_json_is_all_that_is_printed
     first = run_cli("forget", run.path, *SMALL, "--json").out
     assert json.loads(first)["checkpoints"] == ["original", "warmed_up", "trained"]
     assert run_cli("forget", run.path, *SMALL, "--json").out == first
+
+
+@pytest.mark.parametrize(("presses", "kept"), [(1, 3), (2, 2)])
+def test_a_stopped_measurement_goes_on_where_it_was(run, monkeypatch, presses, kept):
+    whole = json.loads(run_cli("forget", run.path, *SMALL, "--tasks", TASK_FILE, "--json").out)
+    asked = []
+
+    def stops_at_the_third(*arguments):
+        for number, outcome in enumerate(choose(*arguments)):
+            asked.append(outcome.id)
+            if number == 2 and presses:
+                for _ in range(presses):
+                    signal.raise_signal(signal.SIGINT)
+            yield outcome
+
+    monkeypatch.setattr("mulligan.run.forget.choose", stops_at_the_third)
+    stopped = run_cli("forget", run.path, *SMALL, "--tasks", TASK_FILE)
+    assert stopped.code == 130
+    assert "Go on with the same command" in " ".join(stopped.out.split())
+    presses, seen = 0, len(asked)
+
+    again = run_cli("forget", run.path, *SMALL, "--tasks", TASK_FILE, "--json")
+
+    assert json.loads(again.out) == whole
+    assert len(set(asked)) == whole["scores"][0]["n"]
+    assert len(asked) - seen == whole["scores"][0]["n"] - kept
+    assert not run.forgetting_begun.exists()
 
 
 def test_an_adapter_is_compared_on_its_base(tmp_path, tiny_llama):

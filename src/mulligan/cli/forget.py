@@ -43,7 +43,8 @@ def forget(
     recipe, folder = find_run(target, None, runs)
     names = tuple(filter(None, (name.strip() for name in tasks.split(","))))
     asked = Asked(names, items, prompts, tokens, margin / 100, include_path)
-    with holding(recipe, folder, error_console if as_json else console) as session:
+    said = error_console if as_json else console
+    with holding(recipe, folder, said, go_on="the same command") as session:
         measured = forget(session, asked)
         with waiting("writing the report"):
             write_report(folder.path)

@@ -153,7 +153,9 @@ def _run_stages(recipe: Recipe, folder: RunFolder, names: Sequence[str]) -> None
 
 
 @contextmanager
-def holding(recipe: Recipe, folder: RunFolder, said: Console = console) -> "Iterator[Session]":
+def holding(
+    recipe: Recipe, folder: RunFolder, said: Console = console, go_on: str = "--resume"
+) -> "Iterator[Session]":
     """Hold a run for a command; one that is asked to stop says so and how to go on."""
     from mulligan.interrupt import StoppedEarly, StopRequest
     from mulligan.run.session import open_session
@@ -163,10 +165,10 @@ def holding(recipe: Recipe, folder: RunFolder, said: Console = console) -> "Iter
         with stop.listening(said), open_session(recipe, folder, said, stop) as session:
             yield session
     except StoppedEarly as reached:
-        said.print(f"Stopped at {reached}; everything is saved. Go on with --resume.")
+        said.print(f"Stopped at {reached}; everything is saved. Go on with {go_on}.")
         raise typer.Exit(STOPPED) from None
     except KeyboardInterrupt:
-        said.print("Stopped at once; what was saved before stays. Go on with --resume.")
+        said.print(f"Stopped at once; what was saved before stays. Go on with {go_on}.")
         raise typer.Exit(STOPPED) from None
 
 

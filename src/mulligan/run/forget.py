@@ -22,15 +22,15 @@ from mulligan.engines.base import Engine
 from mulligan.engines.registry import Surroundings, find_engine
 from mulligan.errors import MulliganError
 from mulligan.evaluation.forgetting import drift, harness, outcomes
-from mulligan.evaluation.forgetting.choices import choose, elsewhere, fitting, items_of
+from mulligan.evaluation.forgetting.choices import Item, choose, elsewhere, fitting, items_of
 from mulligan.evaluation.forgetting.records import TITLES, Checkpoint, Forgetting, Outcome
 from mulligan.interrupt import waiting
 from mulligan.models.load import context_length, load_model
 from mulligan.randomness import derive_seed
 from mulligan.run.session import Session
 from mulligan.run.trained import trained_model
-from mulligan.storage.atomic import write_atomically
-from mulligan.storage.records import encode
+from mulligan.storage.atomic import remove_folder, write_atomically
+from mulligan.storage.records import RecordLog, encode
 from mulligan.tasks.base import Task
 from mulligan.tasks.registry import list_tasks, load_task
 from mulligan.verifiers.limits import limits_of
@@ -68,8 +68,12 @@ class Asked:
 def forget(session: Session, asked: Asked) -> Forgetting:
     """Measure a trained run's forgetting, and write ``forgetting.json`` into its folder.
 
+    Items of this package's tasks are kept as they are answered: asked for again after a stop or a
+    kill, the rest is measured.
+
     Raises:
         MulliganError: the run is not trained yet, or a task is unknown or not installed.
+        StoppedEarly: the user asked for it.
     """
     trained = trained_model(session.run, session.recipe)
     own, foreign = _split_names(session, asked)
@@ -104,6 +108,7 @@ def forget(session: Session, asked: Asked) -> Forgetting:
     )
     write_atomically(session.run.forgetting_items, b"".join(map(encode, found)))
     write_atomically(session.run.forgetting, to_json(made, indent=1) + b"\n")
+    remove_folder(session.run.forgetting_begun)
     return made
 
 
@@ -173,6 +178,7 @@ def _drifts(
         english = drift.compare(models, texts, advance)
     task = {}
     for checkpoint, model in models.items():
+        session.stop.check("the divergence, which is measured again")
         seed = derive_seed(recipe.seed, "forgetting", checkpoint)
         engine, title = _engine(session, model, tokenizer), TITLES[checkpoint]
         with waiting(f"{len(prompts)} answers of the model {title}"):
@@ -219,8 +225,25 @@ def _choices(
                 "%s: %d of %d items do not fit the model's context of %d tokens and are left out",
                 *(name, left_out, len(made), conversations.context),
             )
-        with session.progress(name, len(items)) as advance:
-            yield from choose(models, conversations, name, items, advance)
+        path = session.run.forgetting_begun / f"{_identity(session, name, items):016x}.jsonl"
+        with (
+            RecordLog(path, Outcome, lambda outcome: outcome.id) as answered,
+            session.progress(name, len(items)) as advance,
+        ):
+            yield from answered
+            advance(len(answered))
+            for outcome in choose(models, conversations, name, items, len(answered)):
+                answered.append(outcome)
+                advance(1)
+                yield outcome
+                session.stop.check(f"item {len(answered)} of {name}")
+
+
+def _identity(session: Session, name: str, items: Sequence[Item]) -> int:
+    """Return a number that stands for what was asked of which model, by which version."""
+    trained = trained_model(session.run, session.recipe).name
+    options = [(item.problem.id, *item.options) for item in items]
+    return derive_seed(session.recipe.seed, __version__, trained, name, str(options))
 
 
 def _made_with(asked: Asked) -> dict[str, str | int | float]:

@@ -142,6 +142,11 @@ class RunFolder:
         return self.path / "forgetting.jsonl"
 
     @property
+    def forgetting_begun(self) -> Path:
+        """The items of each task that are answered, while the others are being measured."""
+        return self.path / "forgetting"
+
+    @property
     def report(self) -> Path:
         """The page that a person reads."""
         return self.path / "report.html"

@@ -91,7 +91,7 @@ def test_the_choice_is_the_answer_of_the_largest_log_likelihood_per_byte(tiny_ll
     for right in options:
         others = tuple(option for option in options if option != right)
         items = [Item(problem, (right, *others))]
-        [outcome] = choose({"original": model}, conversations, "sum", items, lambda done: None)
+        [outcome] = choose({"original": model}, conversations, "sum", items)
         assert outcome.passed == {"original": right == best}
         assert outcome.chance == pytest.approx(1 / 3)
 

@@ -6,7 +6,7 @@ answer's log-likelihood is divided by its length in bytes.
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -115,13 +115,16 @@ def choose(
     conversations: Conversations,
     name: str,
     items: Sequence[Item],
-    tick: Callable[[int], None],
+    done: int = 0,
 ) -> Iterator[Outcome]:
-    """Yield which models prefer the right answer of each item; a tie is not a preference."""
+    """Yield which models prefer the right answer of each item; a tie is not a preference.
+
+    The first ``done`` items are passed over.
+    """
     from mulligan.logprobs.likelihood import likelihood_of
 
     likelihoods = {checkpoint: likelihood_of(model) for checkpoint, model in models.items()}
-    for number, item in enumerate(items):
+    for number, item in islice(enumerate(items), done, None):
         prompt = conversations.attempt(item.problem)
         written = [conversations.written(option).token_ids for option in item.options]
         sizes = [len(option.encode()) for option in item.options]
@@ -131,4 +134,3 @@ def choose(
             likely = [total / size for total, size in zip(totals, sizes, strict=True)]
             passed[checkpoint] = likely[0] > max(likely[1:])
         yield Outcome(name, f"{number}-{item.problem.id}", passed, 1 / len(item.options))
-        tick(1)
