@@ -117,6 +117,8 @@ class Completion:
     counted_tokens: int | None = None
     """How many tokens a server says it sampled, where it does not say which; 0 where it says
     neither."""
+    counted_prompt: int | None = None
+    """How many tokens a server says the prompt had, where it was asked by messages."""
 
     @property
     def asked(self) -> bool:

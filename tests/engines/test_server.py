@@ -387,10 +387,12 @@ def test_a_server_that_takes_messages_refuses_token_ids():
 def test_tool_calls_that_a_server_has_read_are_written_as_models_write_them():
     call = {"function": {"name": "add", "arguments": '{"a": 1}'}}
     choice = {"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}
-    reply = ChatReply.model_validate({"choices": [choice], "usage": {"completion_tokens": 3}})
+    usage = {"prompt_tokens": 8, "completion_tokens": 3}
+    reply = ChatReply.model_validate({"choices": [choice], "usage": usage})
     [completion] = ChatForm(logprobs=False).completions(reply, (), SAMPLING)
     assert completion.text == '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
     assert (completion.finish_reason, completion.length) == ("stop", 3)
+    assert completion.counted_prompt == 8
 
 
 def test_thoughts_that_a_server_tells_apart_stay_apart():

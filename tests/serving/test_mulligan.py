@@ -94,5 +94,7 @@ def test_a_server_generates_where_one_is_named(tiny_llama):
         solution = loaded.answer(PROBLEM)
         asked = [body for path, body in server.requests if path == "/v1/chat/completions"][-3:]
     assert solution.tokens == sum(event.completion.length for event in solution.events) > 0
+    first, *_, last = (event.prompt_tokens for event in solution.events)
+    assert last > first > len("Say something even.")  # as the server counted them
     assert [len(body["messages"]) for body in asked] == [1, 3, 5]
     assert [body["max_tokens"] for body in asked] == [5, 6, 5]

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 import openai
 import pytest
 
+from model_server import serving
 from mulligan import Mulligan
 from mulligan.config import Prompts
 from mulligan.engines.scripted import ScriptedEngine
@@ -321,24 +322,31 @@ def test_one_request_that_breaks_the_engine_harms_no_other(serve):
     assert "RuntimeError" in errors[3].body["message"]
 
 
-@pytest.mark.slow
-def test_a_server_that_is_killed_loses_no_failure_that_it_told_of(tmp_path, tiny_llama):
+@contextmanager
+def started(folder, source, *options):
+    """Start ``mulligan serve`` in a process of its own; gives it and the official client."""
     arguments = [
-        *("serve", tiny_llama, "--task", TASK_FILE),
-        *("--task-options", '{"verdict": "failed"}', "--port", 0, "--store", tmp_path / "store"),
+        *("serve", source, "--task", TASK_FILE, "--task-options", '{"verdict": "failed"}'),
+        *("--port", 0, "--store", folder / "store", *options),
     ]
-    code = "from mulligan.cli import main; main()"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [sys.executable, "-c", "from mulligan.cli import main; main()", *map(str, arguments)],
         stdout=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    told = []
     try:
         url = server.stdout.readline().split()[2]
-        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
+        yield server, openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_loses_no_failure_that_it_told_of(tmp_path, tiny_llama):
+    told = []
+    with started(tmp_path, tiny_llama) as (server, client):
 
         def traffic(number):
             body = {"mulligan": {"given": {"number": number}}}
@@ -353,10 +361,24 @@ def test_a_server_that_is_killed_loses_no_failure_that_it_told_of(tmp_path, tiny
         with ThreadPoolExecutor(4) as pool:
             outcomes = [pool.submit(traffic, number).exception for number in range(24)]
             errors = [outcome() for outcome in outcomes]
-    finally:
-        server.kill()
-        server.wait()
     assert any(isinstance(error, openai.APIConnectionError) for error in errors)
     whole = (tmp_path / "store" / "failures.jsonl").read_bytes().split(b"\n")[:-1]
     assert len(told) >= 3
     assert set(told) <= {json.loads(line)["id"] for line in whole}
+
+
+@pytest.mark.slow
+def test_before_another_server_its_own_count_of_tokens_is_told(tmp_path, tiny_llama):
+    with (
+        serving(tiny_llama, ids=False) as other,
+        started(tmp_path, "tiny", "--url", other.url) as (_, client),
+    ):
+        reply = ask(client, max_tokens=4)
+        prompts = [
+            body["messages"] for path, body in other.requests if path == "/v1/chat/completions"
+        ][-3:]
+    assert [len(messages) for messages in prompts] == [1, 3, 5]
+    assert [step["kind"] for step in reply.mulligan["steps"]] == ["attempt", "reflection", "retry"]
+    assert reply.usage.prompt_tokens > 3 * len("Say something even.")
+    assert reply.usage.completion_tokens > 0
+    assert len(lines(tmp_path / "store" / "failures.jsonl")) == 1

@@ -69,6 +69,7 @@ class _ChatChoice(BaseModel):
 
 
 class _Usage(BaseModel):
+    prompt_tokens: NonNegativeInt | None = None
     completion_tokens: NonNegativeInt = Field(default=0)
 
 
@@ -253,6 +254,7 @@ class ChatForm(Form):
             thoughts=thoughts,
             unfinished_thought=bool(thoughts and not text),
             counted_tokens=counted,
+            counted_prompt=usage.prompt_tokens if usage else None,
         )
 
 

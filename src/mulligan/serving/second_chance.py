@@ -22,7 +22,7 @@ class Event:
     verdict: Verdict | None = None
     """The verifier's word on an attempt or a retry; a reflection has none."""
     prompt_tokens: int = 0
-    """Length of what the model was asked with; 0 where a server alone knows."""
+    """Length of what the model was asked with; 0 where a server alone knows, and does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def _reflections(
     drawn = _seeded(method.thinking, "reflection", number)
     rows = generate(method.engine, method.conversations, prompts, 1, drawn)
     return {
-        place: Event("reflection", row[0], None, len(prompt))
+        place: Event("reflection", row[0], None, _length(prompt, row[0]))
         for place, row, prompt in zip(going, rows, prompts, strict=True)
     }
 
@@ -171,9 +171,15 @@ def _answers(
     )
     kind: Kind = "retry" if number else "attempt"
     return {
-        place: Event(kind, completion, verdict, len(prompt))
+        place: Event(kind, completion, verdict, _length(prompt, completion))
         for place, (completion, verdict), prompt in zip(going, answered, prompts, strict=True)
     }
+
+
+def _length(prompt: TokenIds, completion: Completion) -> int:
+    """Return a prompt's tokens; one that went as messages was counted by the server."""
+    counted = completion.counted_prompt
+    return len(prompt) if counted is None else counted
 
 
 def _seeded(sampling: Sampling, what: str, number: int) -> Sampling:
