@@ -5,7 +5,9 @@ few random tokens give the same logits both ways.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -21,9 +23,16 @@ logger = logging.getLogger("mulligan")
 
 _TRUNK, _BRANCHES = 7, (3, 2)
 """Tokens of the examined prompt and of what follows it in two rows."""
+_TOKENS = _TRUNK + sum(_BRANCHES)
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Mean difference of logits, in their standard deviations, that rounding explains."""
 _TOLERANCE_OF_HALF = 0.1
+_MORE_DRAWS = 6
+"""Further texts, asked of a model whose first one differs by more.
+
+In half precision rounding alone makes such a text now and then (one of 36, on weights of which the
+others differed by 0.04); a model that attends otherwise differs in all of them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,49 +50,75 @@ class Examination:
 @torch.no_grad()
 def examine(model: PreTrainedModel) -> Examination:
     """Run a few random tokens through the fast path and through the model's own attention."""
-    total = _TRUNK + sum(_BRANCHES)
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.vocab_size, (total,), generator=generator).to(model.device)
-    pads = _padding_holds(model, ids)
-    reason = why_not_shared(model, total)
+    pads = _padding_holds(model)
+    reason = why_not_shared(model, _TOKENS)
     block = Block(1, _TRUNK)
     if reason is None:
-        reason = _why_not_as_plain(model, ids, block)
+        reason = _why_not_as_plain(model, block)
     if reason is not None:
         return Examination(_estimated_token_bytes(model), reason, pads)
     return Examination(block.nbytes // _TRUNK, None, pads)
 
 
-def _why_not_as_plain(model: PreTrainedModel, ids: Tensor, block: Block) -> str | None:
+def _why_not_as_plain(model: PreTrainedModel, block: Block) -> str | None:
     """Return how the fast path differs from the model's own attention, or ``None``."""
-    trunk_ids, first, second = torch.split(ids, [_TRUNK, *_BRANCHES])
-    # Whatever a foreign architecture may raise here, the answer is the plain path.
-    try:
+
+    def differs(ids: Tensor) -> float:
+        trunk_ids, first, second = torch.split(ids, [_TRUNK, *_BRANCHES])
         with stream_attention(model):
             shared = _shared(model, block, trunk_ids, torch.cat([first, second]))
+        plain = torch.cat([_plain(model, trunk_ids, branch) for branch in (first, second)])
+        return _difference(shared, plain)
+
+    # Whatever a foreign architecture may raise here, the answer is the plain path.
+    try:
+        difference = _typical(differs, model)
     except Exception as error:
         logger.debug("The fast path failed on %s", type(model).__name__, exc_info=True)
         return f"its attention cannot share a trunk ({type(error).__name__}: {error})"
-    plain = torch.cat([_plain(model, trunk_ids, branch) for branch in (first, second)])
-    difference = ((shared - plain).abs().mean() / plain.std()).item()
-    if difference <= _TOLERANCE.get(model.dtype, _TOLERANCE_OF_HALF):
+    if difference <= _tolerance(model):
         return None
     return f"its logits would change by {difference:.2g} standard deviations"
 
 
-def _padding_holds(model: PreTrainedModel, ids: Tensor) -> bool:
+def _padding_holds(model: PreTrainedModel) -> bool:
     """Whether a row padded on the left has the logits that it has alone."""
-    if not may_be_padded(model, len(ids)):
+    if not may_be_padded(model, _TOKENS):
         return False
-    short = ids[:_TRUNK].tolist()
+
+    def differs(ids: Tensor) -> float:
+        rows = [ids[:_TRUNK].tolist(), ids.tolist()]
+        both = model(**left_padded(rows, ids.device), use_cache=False).logits
+        alone = model(input_ids=ids[None, :_TRUNK], use_cache=False).logits[0]
+        return _difference(both[0, -_TRUNK:].float(), alone.float())
+
     try:
-        both = model(**left_padded([short, ids.tolist()], ids.device), use_cache=False).logits
+        return _typical(differs, model) <= _tolerance(model)
     except Exception:  # a foreign architecture may take no positions
         logger.debug("Padding failed on %s", type(model).__name__, exc_info=True)
         return False
-    alone = model(input_ids=ids[None, :_TRUNK], use_cache=False).logits[0].float()
-    difference = (both[0, -_TRUNK:].float() - alone).abs().mean() / alone.std()
-    return bool(difference <= _TOLERANCE.get(model.dtype, _TOLERANCE_OF_HALF))
+
+
+def _typical(differs: Callable[[Tensor], float], model: PreTrainedModel) -> float:
+    """Return by how much a text differs; of several, the median, where the first one differs."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> Tensor:
+        ids = torch.randint(model.config.vocab_size, (_TOKENS,), generator=generator)
+        return ids.to(model.device)
+
+    first = differs(draw())
+    if first <= _tolerance(model):
+        return first
+    return median([first, *(differs(draw()) for _ in range(_MORE_DRAWS))])
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().mean() / expected.std())
+
+
+def _tolerance(model: PreTrainedModel) -> float:
+    return _TOLERANCE.get(model.dtype, _TOLERANCE_OF_HALF)
 
 
 def _shared(model: PreTrainedModel, trunk: Block, trunk_ids: Tensor, branches: Tensor) -> Tensor:
