@@ -57,8 +57,8 @@ findings: install
 	$(BIN)/python docs/findings.py
 
 # Measures what a finished run forgot, and publishes it beside other runs: make forgetting RUN=runs/demo
-TASKS ?= elsewhere,mmlu_dev
-ITEMS ?= 600
+TASKS ?= elsewhere
+ITEMS ?= 340
 forgetting: install
 	$(BIN)/mulligan forget $(RUN) --tasks $(TASKS) --items $(ITEMS)
 	$(BIN)/mulligan report $(RUN) --forgetting docs/results/forgetting.json

@@ -73,7 +73,14 @@ def published_markdown(path: Path) -> Iterator[str]:
         weights = "all weights" if run.lora_rank is None else f"LoRA of rank {run.lora_rank}"
         yield f"### {name}"
         yield f"{run.model} on {run.task}: {weights}, {run.steps} steps, seed {run.seed}."
+        yield f"    {_command(name, run.measured)}"
         yield from markdown(run.measured)
+
+
+def _command(name: str, measured: Forgetting) -> str:
+    asked = measured.made_with
+    tasks = f" --tasks {asked['tasks']} --items {asked['items']}" if asked["tasks"] else ""
+    return f"mulligan forget runs/{name}{tasks}"
 
 
 _FILE = TypeAdapter(dict[str, Published])
