@@ -72,8 +72,9 @@ def published_markdown(path: Path) -> Iterator[str]:
     for name, run in read_published(path).items():
         weights = "all weights" if run.lora_rank is None else f"LoRA of rank {run.lora_rank}"
         yield f"### {name}"
-        yield f"{run.model} on {run.task}: {weights}, {run.steps} steps, seed {run.seed}."
-        yield f"    {_command(name, run.measured)}"
+        command = _command(name, run.measured)
+        what = f"{run.model} on {run.task}: {weights}, {run.steps} steps, seed {run.seed}"
+        yield f"{what}, measured by `{command}`."
         yield from markdown(run.measured)
 
 
