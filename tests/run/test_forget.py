@@ -155,7 +155,7 @@ def test_finished_runs_are_added_to_one_file_one_at_a_time(run, tmp_path):
     assert str(tmp_path) not in file.read_text()
     shown = "\n".join(published_markdown(file))
     assert "### adapted" in shown
-    assert "measured by `mulligan forget runs/adapted`." in shown
+    assert "measured by `mulligan forget runs/adapted --prompts 2`." in shown
     assert "LoRA of rank 4" in shown
     assert "| original → after the warm-up | English text |" in shown
     file.write_text("[]")

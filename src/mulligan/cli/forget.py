@@ -28,7 +28,7 @@ def forget(
         typer.Option("--include_path", help="A folder of task files in lm-eval's format."),
     ] = None,
     items: Annotated[int, typer.Option("--items", min=2, help="Items of each task.")] = 300,
-    prompts: Annotated[int, typer.Option("--prompts", min=2, help="The run's own problems.")] = 64,
+    prompts: Annotated[int, typer.Option("--prompts", min=2, help="The run's own problems.")] = 48,
     tokens: Annotated[int, typer.Option("--tokens", min=2, help="Tokens of English text.")] = 8192,
     margin: Annotated[
         float, typer.Option("--margin", min=0.01, help="Smaller changes, in points, count as none.")

@@ -81,7 +81,7 @@ def published_markdown(path: Path) -> Iterator[str]:
 def _command(name: str, measured: Forgetting) -> str:
     asked = measured.made_with
     tasks = f" --tasks {asked['tasks']} --items {asked['items']}" if asked["tasks"] else ""
-    return f"mulligan forget runs/{name}{tasks}"
+    return f"mulligan forget runs/{name}{tasks} --prompts {asked['prompts']}"
 
 
 _FILE = TypeAdapter(dict[str, Published])

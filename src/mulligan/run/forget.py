@@ -55,7 +55,7 @@ class Asked:
     """Tasks of this package, tasks of lm-eval, or ``elsewhere``; none: drift only."""
     items: int = 300
     """Items of each task."""
-    prompts: int = 64
+    prompts: int = 48
     """Problems of the run's own task that each checkpoint answers."""
     tokens: int = 8192
     """Tokens of English."""
