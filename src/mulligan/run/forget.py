@@ -22,7 +22,7 @@ from mulligan.engines.base import Engine
 from mulligan.engines.registry import Surroundings, find_engine
 from mulligan.errors import MulliganError
 from mulligan.evaluation.forgetting import drift, harness, outcomes
-from mulligan.evaluation.forgetting.choices import Item, choose, elsewhere, fitting, items_of
+from mulligan.evaluation.forgetting.choices import choose, elsewhere, fitting, items_of
 from mulligan.evaluation.forgetting.records import TITLES, Checkpoint, Forgetting, Outcome
 from mulligan.interrupt import waiting
 from mulligan.models.load import context_length, load_model
@@ -86,7 +86,7 @@ def forget(session: Session, asked: Asked) -> Forgetting:
         models, tokenizer = _load(session, trained)
         checkpoints = tuple(models)
         english, task = _drifts(session, asked, models, tokenizer)
-        found = [*_choices(session, asked, own, models, tokenizer)]
+        found = [*_choices(session, asked, own, models, tokenizer, trained.name)]
         if prepared is not None:
             names, manager = prepared
             limit = asked.items
@@ -209,8 +209,12 @@ def _choices(
     tasks: Mapping[str, Task],
     models: "Mapping[Checkpoint, PreTrainedModel]",
     tokenizer: "PreTrainedTokenizerBase",
+    trained: str,
 ) -> Iterator[Outcome]:
-    """Yield the outcome of every item of this package's tasks; what does not fit is logged."""
+    """Yield the outcome of every item of this package's tasks; what does not fit is logged.
+
+    Those answered before are read; ``trained``, a checkpoint's name, tells which model answered.
+    """
     settings = session.recipe.verify
     conversations = session.conversations(models["trained"], tokenizer)
     for name, task in tasks.items():
@@ -225,7 +229,9 @@ def _choices(
                 "%s: %d of %d items do not fit the model's context of %d tokens and are left out",
                 *(name, left_out, len(made), conversations.context),
             )
-        path = session.run.forgetting_begun / f"{_identity(session, name, items):016x}.jsonl"
+        options = str([(item.problem.id, *item.options) for item in items])
+        asked_of = derive_seed(session.recipe.seed, __version__, trained, name, options)
+        path = session.run.forgetting_begun / f"{asked_of:016x}.jsonl"
         with (
             RecordLog(path, Outcome, lambda outcome: outcome.id) as answered,
             session.progress(name, len(items)) as advance,
@@ -237,13 +243,6 @@ def _choices(
                 advance(1)
                 yield outcome
                 session.stop.check(f"item {len(answered)} of {name}")
-
-
-def _identity(session: Session, name: str, items: Sequence[Item]) -> int:
-    """Return a number that stands for what was asked of which model, by which version."""
-    trained = trained_model(session.run, session.recipe).name
-    options = [(item.problem.id, *item.options) for item in items]
-    return derive_seed(session.recipe.seed, __version__, trained, name, str(options))
 
 
 def _made_with(asked: Asked) -> dict[str, str | int | float]:
